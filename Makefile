@@ -1,0 +1,30 @@
+# make demo | make test | make venv      The environment lies in .venv and is made on the first call.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PINNED := -c requirements/tested.txt
+# The two commands need nothing of it, and it takes a minute to say that a newer pip exists.
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test venv lint clean
+
+venv: $(VENV)/.ready
+demo: $(VENV)/.ready
+	$(BIN)/python run_recbole_soft.py --model=BIGRec_SOFT --dataset=ml-100k
+test: $(VENV)/.ready-test
+	$(BIN)/ruff check recbole_soft tests run_recbole_soft.py setup.py
+	$(BIN)/python -m pytest
+lint: $(VENV)/.ready-test
+	$(BIN)/ruff check recbole_soft tests run_recbole_soft.py setup.py
+clean:
+	rm -rf $(VENV) build *.egg-info saved log log_tensorboard
+
+# torch first and alone: any other order lets pip choose a build with CUDA.
+$(VENV)/.ready: setup.py requirements/tested.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet $(PINNED) -e .
+	touch $@
+$(VENV)/.ready-test: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet $(PINNED) -e ".[test,quant]"
+	touch $@

@@ -1,0 +1,103 @@
+"""Run folders, atomic files and reusable results kept by content. Knows nothing of what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recbole_soft.errors import UserError
+
+COMPLETE = "complete.json"
+
+
+def content_key(**parts: Any) -> str:
+    """A short hash of everything that decides a result; anything left out is a wrong number some day."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def make_folder(path: Path) -> Path:
+    """Makes a folder that can be written to.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"the folder cannot be written: {error.strerror}", where=str(path),
+                        remedy="give another one: --checkpoint_dir=FOLDER") from error
+    return path
+
+
+class ArtifactStore:
+    """Results that later runs reuse: a folder per kind and content key, complete or absent."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def find(self, kind: str, key: str) -> Path | None:
+        """The folder of a finished result, or None."""
+        folder = self.root / f"{kind}-{key}"
+        return folder if (folder / COMPLETE).is_file() else None
+
+    @contextmanager
+    def writing(self, kind: str, key: str, about: dict[str, Any] | None = None) -> Iterator[Path]:
+        """A folder to fill; it becomes the result when the block ends without an error."""
+        make_folder(self.root)
+        unfinished = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{kind}-"))
+        try:
+            yield unfinished
+            write_json(unfinished / COMPLETE, {"kind": kind, "key": key, **(about or {})})
+            final = self.root / f"{kind}-{key}"
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(unfinished, final)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def obtain(self, kind: str, key: str, make: Callable[[Path], dict[str, Any] | None]) -> tuple[Path, bool]:
+        """The folder of a result, made by `make(folder)` when it is not there; second: whether it was."""
+        found = self.find(kind, key)
+        if found is not None:
+            return found, True
+        about: dict[str, Any] = {}
+        with self.writing(kind, key, about) as folder:
+            about.update(make(folder) or {})
+        return self.root / f"{kind}-{key}", False
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

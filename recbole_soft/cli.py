@@ -1,0 +1,138 @@
+"""Command line: `python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game [--key=value ...]`.
+
+Reads the words, has every setting checked, and only then imports RecBole and torch: a typo costs a fraction
+of a second. Mistakes of the user end in one message and exit code 2; a bug of ours keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from recbole_soft import cli_help
+from recbole_soft.config.sources import split_config_files, user_settings
+from recbole_soft.config.validate import validate
+from recbole_soft.errors import EXIT_CODE, SettingError, UserError
+
+INTERRUPTED = 130
+EXAMPLE = "python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"
+
+_OPTION = re.compile(r"--([A-Za-z]\w*(?:-\w+)*)=(.*)\Z", re.DOTALL)
+_BARE_OPTION = re.compile(r"--([A-Za-z][\w-]*)\Z")
+# People copy commands from documents that turn two hyphens into a dash, forget one, or forget both.
+_NEARLY_OPTION = re.compile(r"[-\u2010-\u2015]*([A-Za-z][\w-]*)(?:=(.*))?\Z", re.DOTALL)
+_DISK_REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another disk with --checkpoint_dir=FOLDER",
+    errno.EDQUOT: "free some space, or choose another disk with --checkpoint_dir=FOLDER",
+    errno.EROFS: "choose a folder you may write to with --checkpoint_dir=FOLDER",
+    errno.EACCES: "check the permissions, or write elsewhere with --checkpoint_dir=FOLDER",
+    errno.EPERM: "check the permissions, or write elsewhere with --checkpoint_dir=FOLDER",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: words after the program's name; None takes those of the process.
+
+    Returns:
+        Exit code: 0 done, 2 a mistake the user can mend, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted by the keyboard\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has left. Python would complain once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in _DISK_REMEDIES:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror}{place}; {_DISK_REMEDIES[error.errno]}")
+
+
+def _dispatch(words: list[str]) -> int:
+    if words[:1] == ["prepare"]:
+        return int(importlib.import_module("recbole_soft.data.prepare_cli").main(words[1:]) or 0)
+    if not words or "--help" in words or "-h" in words or words == ["help"]:
+        sys.stdout.write(cli_help.help_text())
+        sys.stdout.flush()
+        return 0 if words else EXIT_CODE
+    if "--version" in words:
+        sys.stdout.write(f"recbole_soft {cli_help.version()}\n")
+        return 0
+    _run(parse_words(words))
+    return 0
+
+
+def _run(command_line: dict[str, str]) -> None:
+    config_files = split_config_files(command_line.pop("config_files", ""))
+    settings, sources = user_settings(config_files, {}, command_line)
+    model, dataset = _required(settings, "model"), _required(settings, "dataset")
+    validate(settings, sources, model, dataset)
+    for name in ("model", "dataset"):
+        command_line.pop(name, None)
+    run: Any = importlib.import_module("recbole_soft.run")
+    run.run_recbole_soft(model=model, dataset=dataset, config_file_list=config_files,
+                         command_line=command_line)
+
+
+def parse_words(words: Sequence[str]) -> dict[str, str]:
+    """`--key=value` words as a dictionary; the value is everything after the first `=`.
+
+    Raises:
+        SettingError: a word has another form, or a key comes twice; the remedy is the corrected form.
+    """
+    values: dict[str, str] = {}
+    position = 0
+    while position < len(words):
+        word = words[position]
+        match = _OPTION.match(word)
+        if match is None:
+            following = words[position + 1] if position + 1 < len(words) else None
+            raise SettingError(f"'{word}' is not of the form --key=value", "command line",
+                               _corrected(word, following))
+        key, value = match.groups()
+        if key in values:
+            raise SettingError(f"--{key} is given twice: {values[key]!r} and {value!r}", "command line",
+                               "give it once")
+        values[key] = value
+        position += 1
+    return values
+
+
+def _corrected(word: str, following: str | None) -> str:
+    nearly = _NEARLY_OPTION.match(word)
+    if nearly is None:
+        return f"for example {EXAMPLE} --epochs=5"
+    key, value = nearly.groups()
+    if value is None and _BARE_OPTION.match(word):
+        has_value = following is not None and not following.startswith("-")
+        value = following if has_value else "True"
+    return f"write --{key}={'VALUE' if value is None else value}"
+
+
+def _required(settings: dict[str, Any], key: str) -> str:
+    value = settings.get(key)
+    if not isinstance(value, str) or not value:
+        choices = ", ".join(cli_help.known_datasets()) if key == "dataset" else "see --help for all names"
+        raise SettingError(f"--{key} is missing", "command line", f"for example {EXAMPLE} ({choices})")
+    return value
+
+
+def _fail(message: str) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {message}\n")
+    return EXIT_CODE

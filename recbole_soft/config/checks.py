@@ -1,0 +1,131 @@
+"""Settings that are fine alone and wrong together, or that need a file or library that is not there.
+
+Looks at merged values only: which file or layer they came from matters only for the message. Does not open
+the files it asks about and imports none of the libraries.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_soft.config.yaml_files import properties_root
+from recbole_soft.errors import SettingError, nearest
+from recbole_soft.registry import LLM_FAMILY
+
+_VALID_METRIC = re.compile(r"([A-Za-z]+)@([1-9][0-9]*)\Z")
+
+
+class _Context:
+    """Merged values, what of them the user wrote, and where."""
+
+    def __init__(self, values: Mapping[str, Any], user: Mapping[str, Any], sources: Mapping[str, str]):
+        self.values, self.user, self._sources = values, user, sources
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def mistake(self, what: str, keys: tuple[str, ...], remedy: str) -> SettingError:
+        places = dict.fromkeys(self._sources.get(key, "config_dict") for key in keys if key in self.user)
+        return SettingError(what, "; ".join(places) or None, remedy)
+
+
+def cross_checks(values: Mapping[str, Any], user: Mapping[str, Any], sources: Mapping[str, str],
+                 family: str) -> list[SettingError]:
+    """All mistakes in how settings go together.
+
+    Args:
+        values: merged values of all layers, as their Python types.
+        user: the part of `values` that the user set.
+        sources: where the user set each key.
+        family: `llm`, `traditional` or `recbole`.
+    """
+    context = _Context(values, user, sources)
+    checks = _LLM_CHECKS if family == LLM_FAMILY else ()
+    return [mistake for check in (*_CHECKS, *checks) if (mistake := check(context)) is not None]
+
+
+def _valid_metric(run: _Context) -> SettingError | None:
+    """RecBole would find out after the first epoch."""
+    match = _VALID_METRIC.match(run["valid_metric"])
+    metrics = [run["metrics"]] if isinstance(run["metrics"], str) else run["metrics"]
+    cutoffs = [run["topk"]] if isinstance(run["topk"], int) else run["topk"]
+    keys = ("valid_metric", "metrics", "topk")
+    if match is None:
+        return run.mistake(f"valid_metric = {run['valid_metric']}: must be METRIC@K", keys[:1],
+                           f"for example valid_metric={metrics[0]}@{cutoffs[0]}")
+    if match[1].lower() not in [metric.lower() for metric in metrics] or int(match[2]) not in cutoffs:
+        return run.mistake(
+            f"valid_metric = {run['valid_metric']} is not computed: metrics are {', '.join(metrics)} at "
+            f"{', '.join(map(str, cutoffs))}", keys, f"for example valid_metric={metrics[0]}@{cutoffs[0]}")
+    return None
+
+
+def _negatives(run: _Context) -> SettingError | None:
+    if run["loss_type"] == "CE" and run.user.get("train_neg_sample_args") is not None:
+        return run.mistake("loss_type CE scores every item and takes no negatives",
+                           ("train_neg_sample_args", "loss_type"), "remove train_neg_sample_args")
+    return None
+
+
+def _quantized_full_tuning(run: _Context) -> SettingError | None:
+    if run["quantization"] != "none" and run["tuning"] == "full":
+        return run.mistake(f"quantization = {run['quantization']} cannot be trained with tuning = full",
+                           ("quantization", "tuning"), "use tuning=lora, or quantization=none")
+    return None
+
+
+def _quantization_library(run: _Context) -> SettingError | None:
+    if run["quantization"] != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        return run.mistake(f"quantization = {run['quantization']} needs bitsandbytes, which is not installed",
+                           ("quantization",), 'pip install "recbole_soft[quant]"')
+    return None
+
+
+def _sft_adapter(run: _Context) -> SettingError | None:
+    if run["sft_adapter"] is not None and not Path(run["sft_adapter"]).exists():
+        return run.mistake(f"sft_adapter = {run['sft_adapter']}: there is no such file or folder",
+                           ("sft_adapter",),
+                           "give the folder of a finished SFT adapter, or leave it out to train one")
+    return None
+
+
+def _injection(run: _Context) -> SettingError | None:
+    file = run["injection_model_file"]
+    if run["injection"] == "cf" and file is None:
+        return run.mistake("injection = cf needs injection_model_file", ("injection",),
+                           "train a RecBole model and give its checkpoint, injection_model_file=FILE")
+    if run["injection"] == "cf" and not Path(file).is_file():
+        return run.mistake(f"injection_model_file = {file}: there is no such file", ("injection_model_file",),
+                           "give the checkpoint of a trained RecBole model")
+    if run["injection"] != "cf" and run.user.get("injection_model_file") is not None:
+        return run.mistake(f"injection_model_file has no effect with injection = {run['injection']}",
+                           ("injection_model_file", "injection"), "use injection=cf, or remove it")
+    return None
+
+
+def _llm_preset(run: _Context) -> SettingError | None:
+    if "llm" not in run.user:
+        return None
+    presets = [path.stem for path in (properties_root() / "llm").glob("*.yaml")]
+    if run["llm"] in presets:
+        return None
+    return run.mistake(f"llm = {run['llm']}: there is no such preset in properties/llm", ("llm",),
+                       nearest(run["llm"], presets) + "; a checkpoint goes into llm_path")
+
+
+def _llm_path(run: _Context) -> SettingError | None:
+    """Only what can be nothing but a folder: `name/name` may be a Hugging Face id."""
+    path = run["llm_path"]
+    if path is not None and path.startswith((".", "/")) and not Path(path).exists():
+        return run.mistake(f"llm_path = {path}: there is no such folder", ("llm_path",),
+                           "give an existing folder or a Hugging Face id such as meta-llama/Llama-3.2-3B")
+    return None
+
+
+_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (_valid_metric, _negatives)
+_LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
+    _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _llm_preset, _llm_path)

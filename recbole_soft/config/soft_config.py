@@ -1,0 +1,91 @@
+"""RecBole's Config without its surprises: it executes nothing, reads no `sys.argv`, and knows our layers.
+
+RecBole passes strings through `eval` and parses the command line of whatever program runs; `SoftConfig`
+reads strings by the rules of its YAML files and takes the command line as an argument. Where the layers lie
+and what is allowed is decided elsewhere (`layers`, `validate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from recbole.config import Config
+from recbole_soft.config import layers
+from recbole_soft.config.schema import SETTINGS
+from recbole_soft.config.sources import user_settings
+from recbole_soft.config.validate import validate
+from recbole_soft.config.values import parsed
+from recbole_soft.errors import SettingError
+
+
+class SoftConfig(Config):
+    """Settings of one run, validated and typed.
+
+    Args:
+        model: a name such as `BIGRec_SOFT`, one of our traditional models, or a sequential model of RecBole.
+        dataset: name of the data set.
+        config_file_list: the user's YAML files, the last one winning.
+        config_dict: the user's dictionary, stronger than the files.
+        command_line: `{key: text}`, stronger than both.
+
+    Raises:
+        SettingError: a file cannot be read or a setting is wrong; every mistake is named.
+    """
+
+    uses_soft_layers = True
+
+    def __init__(self, model: str, dataset: str, config_file_list: Sequence[str] | None = None,
+                 config_dict: Mapping[str, Any] | None = None, command_line: Mapping[str, str] | None = None):
+        layers.install()
+        merged, sources = user_settings(config_file_list or (), config_dict or {}, command_line or {})
+        self._typed_settings = validate(merged, sources, model, dataset)
+        self._command_line = dict(command_line or {})
+        super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Value of `key`, or `default` where nothing sets it (RecBole's Config has no `get`)."""
+        return self.final_config_dict.get(key, default)
+
+    def _init_parameters_category(self) -> None:
+        super()._init_parameters_category()
+        # RecBole appends the data set's keys to lists that all Configs of the process share.
+        self.parameters = {category: list(names) for category, names in self.parameters.items()}
+        self.parameters["LLM"] = [setting.name for setting in SETTINGS]
+
+    def _load_config_files(self, file_list: list[str]) -> dict[str, Any]:
+        return {}  # read once, with their line numbers, by user_settings()
+
+    def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return {key: parsed(value) for key, value in config_dict.items()}
+
+    def _load_cmd_line(self) -> dict[str, str]:
+        return dict(self._command_line)
+
+    def _merge_external_config_dict(self) -> None:
+        # An explicit `llm: None` asks for the preset that is chosen without it.
+        self.external_config_dict = {key: value for key, value in self._typed_settings.items()
+                                     if (key, value) != ("llm", None)}
+
+    def _set_default_parameters(self) -> None:
+        with _refusals_as_user_errors():
+            super()._set_default_parameters()
+
+    def _set_train_neg_sample_args(self) -> None:
+        with _refusals_as_user_errors():
+            super()._set_train_neg_sample_args()
+
+    def _set_eval_neg_sample_args(self, phase: str) -> None:
+        with _refusals_as_user_errors():
+            super()._set_eval_neg_sample_args(phase)
+
+
+@contextmanager
+def _refusals_as_user_errors() -> Iterator[None]:
+    """RecBole's own checks raise plain exceptions; what they refuse is a setting all the same."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise SettingError(f"RecBole refuses the settings: {error}",
+                           remedy="see https://recbole.io/docs/user_guide/config_settings.html") from error

@@ -1,0 +1,68 @@
+"""The self-distilled set: what the fine-tuned model itself answers to the training prompts.
+
+SOFT paper, section "Self-Distillation": D_hat = {(x, y_hat)} with the prompts x of the real training set and
+y_hat the best of 4 beams of the SFT model. Kept as readable JSON lines. Takes answers and vectors, not models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from recbole_soft.artifacts import write_text
+
+
+@dataclass(frozen=True)
+class DistilledWindow:
+    """One line of the artefact.
+
+    Attributes:
+        window_id: the split's own id of the window.
+        prompt: text of the prompt.
+        target: title of the true item.
+        answer: raw text of the model, quotes and all.
+        grounded: the catalogue title nearest to the answer.
+        distance: L2 distance between the vectors of answer and target.
+        is_title: whether the answer is a catalogue title.
+        category_matches: whether the grounded title's category is the target's; None without categories.
+    """
+
+    window_id: int
+    prompt: str
+    target: str
+    answer: str
+    grounded: str
+    distance: float
+    is_title: bool
+    category_matches: bool | None
+
+    @property
+    def is_hit(self) -> bool:
+        return self.grounded == self.target
+
+
+def summarise(windows: Sequence[DistilledWindow]) -> dict[str, float | int | None]:
+    """Figures that tell whether a self-distilled set is what SOFT needs: easy, valid, close in category.
+
+    `category_accuracy` against `hr_at_1` is the paper's Figure 2: many answers of the right category, few hits.
+    """
+    count = len(windows)
+    judged = [window.category_matches for window in windows if window.category_matches is not None]
+    return {
+        "windows": count,
+        "hr_at_1": sum(window.is_hit for window in windows) / count,
+        "category_accuracy": sum(judged) / len(judged) if judged else None,
+        "valid_titles": sum(window.is_title for window in windows) / count,
+        "distinct_answers": len({window.answer for window in windows}),
+        "mean_distance": sum(window.distance for window in windows) / count,
+    }
+
+
+def write_distilled(path: Path, windows: Sequence[DistilledWindow]) -> None:
+    write_text(path, "".join(json.dumps(asdict(window), ensure_ascii=False) + "\n" for window in windows))
+
+
+def read_distilled(path: Path) -> list[DistilledWindow]:
+    return [DistilledWindow(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

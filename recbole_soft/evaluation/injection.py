@@ -1,0 +1,51 @@
+"""Chooses the exponent of BIGRec's injection, on validation windows only."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from recbole_soft.evaluation.ranks import METRICS, ranks_of
+from recbole_soft.grounding import choose_gamma, inject
+from recbole_soft.models.bigrec import BIGRec, Injection
+
+# BIGRec's own grids, thinned: one gamma for all metrics (the published code takes one per metric and cut-off).
+GAMMA_GRID = (0.0, *(round(0.1 * step, 1) for step in range(1, 10)), *range(1, 11), *range(15, 101, 5))
+
+
+def tune_injection(model: BIGRec, valid_data, prior, valid_metric: str, gamma: float | None) -> dict[str, object]:
+    """Sets the model's injection and returns what was chosen.
+
+    Args:
+        prior: windows in, popularity or collaborative scores out (see `Injection`).
+        valid_metric: such as `hit@10`; decides between gammas.
+        gamma: a fixed exponent, or None to choose one.
+    """
+    if gamma is not None:
+        model.injection = Injection(prior, gamma)
+        return {"gamma": gamma, "chosen": "given"}
+    name, _, cutoff = valid_metric.partition("@")
+    metric = METRICS["NDCG" if name.lower() == "ndcg" else "HR"]
+    batches = [_scored(model, batch, prior) for batch in valid_data]
+
+    def evaluate(candidate: float) -> float:
+        ranks = [_ranks(inject(scores, weight, candidate), masked, targets)
+                 for scores, weight, masked, targets in batches]
+        return float(metric(np.concatenate(ranks), int(cutoff or 10)).mean())
+
+    best, values = choose_gamma(evaluate, GAMMA_GRID)
+    model.injection = Injection(prior, best)
+    return {"gamma": best, "chosen": f"best {valid_metric} on validation", "values": values}
+
+
+@torch.no_grad()
+def _scored(model: BIGRec, batch, prior):
+    interaction, masked, _, targets = batch
+    interaction = interaction.to(model.backbone.device)
+    return model.grounded_scores(interaction), prior(interaction), masked, targets
+
+
+def _ranks(scores: torch.Tensor, masked, targets: torch.Tensor) -> np.ndarray:
+    if masked is not None:
+        scores[masked] = -torch.inf
+    return ranks_of(scores, targets.to(scores.device)).cpu().numpy()

@@ -1,0 +1,102 @@
+"""Rank of the target in every test window, and the metrics that follow from ranks.
+
+One target per window, so HR@K = [rank <= K] and NDCG@K = 1 / log2(rank + 1) up to K, as in RecBole.
+Tie rule: among equal scores the lower item id comes first, which is what a stable sort would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def ranks_of(scores: Tensor, targets: Tensor) -> Tensor:
+    """Ranks by counting, without a sort.
+
+    Args:
+        scores: [b, n_items], larger is better; items that are no candidates are -inf.
+        targets: [b] item ids.
+
+    Returns:
+        [b] ranks, 1 is best. A target that is no candidate, or has no number for a score, comes last.
+    """
+    own = scores.gather(1, targets[:, None])
+    ahead = (scores > own).sum(1)
+    earlier = torch.arange(scores.shape[1], device=scores.device)[None, :] < targets[:, None]
+    ties = ((scores == own) & earlier).sum(1)
+    ranks = 1 + ahead + ties
+    return torch.where(own.squeeze(1).isfinite(), ranks, torch.full_like(ranks, scores.shape[1]))
+
+
+class RankRecorder:
+    """Stands before RecBole's collector and notes the target's rank of every window it passes on.
+
+    Attributes:
+        last: [n] ranks of the latest evaluation, in the order of the windows.
+    """
+
+    def __init__(self, collector):
+        self._collector = collector
+        self._batches: list[np.ndarray] = []
+        self.last: np.ndarray = np.zeros(0, dtype=np.int64)
+
+    def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
+        targets = positive_i.to(scores_tensor.device)
+        self._batches.append(ranks_of(scores_tensor, targets).cpu().numpy())
+        self._collector.eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+
+    def get_data_struct(self):
+        self.last = np.concatenate(self._batches) if self._batches else np.zeros(0, dtype=np.int64)
+        self._batches = []
+        return self._collector.get_data_struct()
+
+    def __getattr__(self, name):
+        return getattr(self._collector, name)
+
+
+def hit(ranks: np.ndarray, k: int) -> np.ndarray:
+    """[n] 1.0 where the target is among the first k."""
+    return (ranks <= k).astype(float)
+
+
+def ndcg(ranks: np.ndarray, k: int) -> np.ndarray:
+    """[n] 1 / log2(rank + 1) where the target is among the first k, else 0."""
+    return np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0)
+
+
+METRICS = {"HR": hit, "NDCG": ndcg}
+
+
+def metric_table(ranks: np.ndarray, cutoffs: Sequence[int], seed: int = 0) -> dict[str, dict[str, float]]:
+    """Value and 95 % interval of every metric at every cut-off.
+
+    Returns:
+        {"HR@5": {"value", "low", "high"}, ...}.
+    """
+    rows = {f"{name}@{k}": function(ranks, k) for name, function in METRICS.items() for k in cutoffs}
+    low, high = bootstrap_interval(np.stack(list(rows.values()), axis=1), seed)
+    return {name: {"value": float(values.mean()), "low": float(low[i]), "high": float(high[i])}
+            for i, (name, values) in enumerate(rows.items())}
+
+
+def bootstrap_interval(
+    values: np.ndarray, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap over windows.
+
+    Args:
+        values: [n, m] per window and metric.
+
+    Returns:
+        low and high ends, [m] each.
+    """
+    random = np.random.default_rng(seed)
+    count = len(values)
+    means = np.empty((resamples, values.shape[1]))
+    for row in range(resamples):
+        means[row] = values[random.integers(0, count, count)].mean(axis=0)
+    tail = (1 - level) / 2
+    return np.quantile(means, tail, axis=0), np.quantile(means, 1 - tail, axis=0)

@@ -1,0 +1,158 @@
+"""Loads a causal language model: a Hugging Face id or a folder, any architecture, one path for all.
+
+Knows how to load, quantise and identify a model; nothing of adapters, prompts or recommendation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from recbole_soft.errors import ModelError
+from recbole_soft.llm.tokenizer import LLMTokenizer
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """How to load a model; the fields are the settings of the same names."""
+
+    llm_path: str
+    device: torch.device
+    dtype: str = "auto"
+    quantization: str = "none"
+    attn_implementation: str = "sdpa"
+    pad_token: str = "auto"
+    trust_remote_code: bool = False
+    llm_revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded language model and its tokenizer."""
+
+    model: nn.Module
+    tokenizer: LLMTokenizer
+    device: torch.device
+
+    @property
+    def hidden_size(self) -> int:
+        return self.model.config.get_text_config().hidden_size
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def load_backbone(settings: LoadSettings) -> Backbone:
+    """Loads model and tokenizer.
+
+    Raises:
+        ModelError: a folder without weights or tokenizer, a gated or absent hub id, a missing library.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    _check_folder(settings.llm_path)
+    common = {"trust_remote_code": settings.trust_remote_code, "revision": settings.llm_revision}
+    try:
+        hf_tokenizer = AutoTokenizer.from_pretrained(settings.llm_path, **common)
+        model = AutoModelForCausalLM.from_pretrained(
+            settings.llm_path, dtype=_dtype(settings), attn_implementation=settings.attn_implementation,
+            **common, **_quantized(settings),
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise _explained(settings.llm_path, error) from error
+    tokenizer = LLMTokenizer(hf_tokenizer, settings.pad_token)
+    if tokenizer.is_pad_new:
+        model.resize_token_embeddings(len(hf_tokenizer), mean_resizing=False)
+    if settings.quantization == "none":
+        model.to(settings.device)
+    _keep_gradients_after_evaluation(model)
+    # A checkpoint's sampling defaults must never reach our decoding.
+    model.generation_config = type(model.generation_config)()
+    return Backbone(model.eval(), tokenizer, settings.device)
+
+
+def weights_fingerprint(model: nn.Module, samples: int = 1024) -> str:
+    """Hash of a model's architecture and of evenly spaced values of every tensor."""
+    digest = hashlib.sha256(type(model).__name__.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        step = max(1, flat.numel() // samples)
+        probe = flat[::step].float().cpu() if flat.is_floating_point() else flat[::step].long().cpu()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + probe.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _dtype(settings: LoadSettings) -> torch.dtype:
+    if settings.dtype != "auto":
+        return getattr(torch, settings.dtype)
+    has_bf16 = settings.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def _quantized(settings: LoadSettings) -> dict:
+    if settings.quantization == "none":
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(f"quantization={settings.quantization} needs bitsandbytes", where="quantization",
+                         remedy='pip install "recbole_soft[quant]"')
+    from transformers import BitsAndBytesConfig
+
+    compute = _dtype(settings)
+    config = (
+        BitsAndBytesConfig(load_in_8bit=True) if settings.quantization == "8bit" else
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    )
+    return {"quantization_config": config, "device_map": {"": settings.device}}
+
+
+def _keep_gradients_after_evaluation(model: nn.Module) -> None:
+    """bitsandbytes on a CPU with AVX512-BF16 repacks 4-bit weights in the first evaluation; the packed path
+    has no gradient, so training would silently stop. Each 4-bit layer is told not to repack."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _check_folder(llm_path: str) -> None:
+    folder = Path(llm_path)
+    if not folder.is_dir():
+        if folder.is_absolute() or llm_path.startswith((".", "~")):
+            raise ModelError("there is no such folder", where=f"llm_path={llm_path}",
+                             remedy="give a folder with config.json, or a Hugging Face id such as meta-llama/Llama-3.2-3B")
+        return
+    names = {entry.name for entry in folder.iterdir()}
+    has_weights = any(name.endswith((".safetensors", ".bin", ".safetensors.index.json")) for name in names)
+    has_tokenizer = bool(names & {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"})
+    for present, what in ((("config.json" in names), "config.json"), (has_weights, "weights (*.safetensors)"),
+                          (has_tokenizer, "a tokenizer (tokenizer.json)")):
+        if not present:
+            raise ModelError(f"the model folder has no {what}", where=f"llm_path={llm_path}",
+                             remedy="save the model and its tokenizer there with save_pretrained()")
+
+
+def _explained(llm_path: str, error: Exception) -> ModelError:
+    text = str(error)
+    lowered = text.lower()
+    if "gated" in lowered or "401" in lowered or "403" in lowered:
+        remedy = "accept the model's licence on its Hugging Face page and log in with: hf auth login"
+    elif "trust_remote_code" in lowered:
+        remedy = "--trust_remote_code=true, if you trust the code that comes with it"
+    elif Path(llm_path).is_dir():
+        remedy = "check that the folder is complete and that the files are not truncated"
+    else:
+        remedy = ("check the id and the network, or download the model elsewhere and give its folder: "
+                  "--llm_path=/path/to/folder; without any model: --llm=tiny")
+    first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    return ModelError(f"the language model cannot be loaded: {first_line}", where=f"llm_path={llm_path}", remedy=remedy)

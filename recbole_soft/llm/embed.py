@@ -1,0 +1,83 @@
+"""Text vectors: the last hidden layer of the language model, at the last token or averaged.
+
+BIGRec, section "Grounding": the vector of a text is the hidden state of its last token. Averaging over the
+text's tokens is offered for small models. The caller decides which weights are switched on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recbole_soft.llm.backbone import Backbone
+
+
+@torch.no_grad()
+def embed_texts(
+    backbone: Backbone, model: nn.Module, texts: Sequence[str], pooling: str = "last", batch_tokens: int = 16384,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Vectors of texts.
+
+    Every distinct text is embedded once, in batches of similar length, so that equal texts get equal vectors.
+
+    Args:
+        model: the model of `backbone`, possibly wrapped by an adapter.
+        texts: [n] texts, without quotes; an empty text counts as a single end-of-text token.
+        pooling: `last` or `mean`.
+        batch_tokens: padded tokens per forward.
+
+    Returns:
+        [n, d] float32 on the model's device.
+    """
+    tokenizer = backbone.tokenizer
+    unique = list(dict.fromkeys(texts))
+    rows = [tokenizer.bos_ids + (body or [tokenizer.eos_id]) for body in tokenizer.encode(unique)]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    vectors = torch.empty(len(rows), backbone.hidden_size, dtype=torch.float32, device=backbone.device)
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in _batches(order, rows, batch_tokens):
+            vectors[batch] = _pool(backbone, model, [rows[i] for i in batch], pooling)
+            if progress is not None:
+                progress(len(batch))
+    finally:
+        model.train(was_training)
+    position = {text: row for row, text in enumerate(unique)}
+    return vectors[torch.tensor([position[text] for text in texts], device=backbone.device)] if texts else vectors
+
+
+def _batches(order: list[int], rows: list[list[int]], batch_tokens: int):
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * len(rows[index]) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _pool(backbone: Backbone, model: nn.Module, rows: list[list[int]], pooling: str) -> Tensor:
+    """[b, d] vectors of token rows; right padding, so positions are those of the text alone."""
+    longest = max(map(len, rows))
+    pad = backbone.tokenizer.pad_id
+    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=backbone.device)
+    lengths = torch.tensor([len(row) for row in rows], device=backbone.device)
+    mask = torch.arange(longest, device=backbone.device)[None, :] < lengths[:, None]
+    hidden = _decoder(model)(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+    if pooling == "last":
+        return hidden[torch.arange(len(rows), device=hidden.device), lengths - 1].float()
+    inside = mask[:, :, None].float()
+    if backbone.tokenizer.bos_ids:
+        inside[:, 0] = 0  # the beginning-of-text vector is the same for every text
+    return (hidden.float() * inside).sum(1) / inside.sum(1)
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    """The stack below the language-model head; adapters live inside its layers and keep working."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return causal.base_model

@@ -1,0 +1,176 @@
+"""The embedded language model: a small Llama made on this machine from the catalogue's own text.
+
+It stands in for a real language model where none can be had: on a laptop, in tests, in the demo. It learns
+titles, categories and the form of the prompts from lists of titles that share a category; it never sees an
+interaction. The result is an ordinary Hugging Face folder, loaded like any other model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from recbole_soft.prompts.template import PromptTemplate
+
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+LONGEST_DOCUMENT = 320
+
+
+@dataclass(frozen=True)
+class TinySettings:
+    """Size and pretraining of the embedded model; `properties/llm/tiny.yaml` holds the chosen values."""
+
+    hidden_size: int = 128
+    layers: int = 3
+    heads: int = 4
+    vocabulary: int = 4096
+    steps: int = 600
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CatalogText:
+    """What the model may read: titles and their categories (empty strings where there are none)."""
+
+    titles: Sequence[str]
+    categories: Sequence[str]
+    template: PromptTemplate = field(repr=False)
+
+    def fingerprint(self, settings: TinySettings) -> str:
+        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v1"]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+class Corpus:
+    """Draws documents: a title with its category, or a prompt whose titles and answer share a category."""
+
+    def __init__(self, text: CatalogText, seed: int, longest_list: int = 10):
+        self._text, self._random, self._longest = text, random.Random(seed), longest_list
+        self._groups: dict[str, list[int]] = {}
+        for row, category in enumerate(text.categories):
+            for label in _labels(category):
+                self._groups.setdefault(label, []).append(row)
+        self._lists = [rows for rows in self._groups.values() if len(rows) > 1] or [list(range(len(text.titles)))]
+        self._groups_of: list[list[list[int]]] = [
+            [self._groups[label] for label in _labels(category) if len(self._groups[label]) > 1] or self._lists[:1]
+            for category in text.categories
+        ]
+
+    def document(self) -> tuple[str, str]:
+        """(prompt, response) of one document; plain text has an empty prompt."""
+        row = self._random.randrange(len(self._text.titles))
+        if self._random.random() < 0.25:
+            title, category = self._text.titles[row], self._text.categories[row]
+            return "", f"{title} ({category})" if category else title
+        return self._list_document(row)
+
+    def _list_document(self, row: int) -> tuple[str, str]:
+        groups = self._groups_of[row]
+        count = self._random.randint(2, self._longest)
+        rows = [self._random.choice(self._random.choice(groups)) for _ in range(count)]
+        titles, template = self._text.titles, self._text.template
+        return template.prompt([titles[other] for other in rows]), template.quoted(titles[row])
+
+    def tokenizer_texts(self) -> list[str]:
+        """Texts that the tokenizer is trained on: every title and category, and the words of the prompts."""
+        quoted = [self._text.template.quoted(title) for title in self._text.titles]
+        prompts = [self._text.template.prompt(self._text.titles[:2])] * max(50, len(quoted) // 20)
+        return [*self._text.titles, *quoted, *self._text.categories, *prompts]
+
+
+def build_tiny(
+    text: CatalogText, settings: TinySettings, folder: Path, progress: Callable[[int], None] | None = None
+) -> dict[str, float]:
+    """Makes tokenizer and model and saves both into `folder`.
+
+    Returns:
+        what was made: parameters, vocabulary, steps, first and last training loss.
+    """
+    corpus = Corpus(text, settings.seed)
+    tokenizer = _train_tokenizer(corpus.tokenizer_texts(), settings.vocabulary)
+    model = _new_model(settings, len(tokenizer))
+    losses = _pretrain(model, tokenizer, corpus, settings, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+    model.save_pretrained(str(folder))
+    tenth = max(1, len(losses) // 10)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()), "vocabulary": len(tokenizer),
+        "steps": settings.steps, "first_loss": sum(losses[:tenth]) / tenth if losses else math.nan,
+        "last_loss": sum(losses[-tenth:]) / tenth if losses else math.nan,
+    }
+
+
+def _labels(category: str) -> list[str]:
+    """Labels of a category cell: a path is split at '>', a word list at spaces; the whole cell counts too."""
+    parts = category.split(" > ") if " > " in category else category.split()
+    return list(dict.fromkeys([category, *parts])) if category else []
+
+
+def _train_tokenizer(texts: Sequence[str], vocabulary: int):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[BOS, EOS, PAD], show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    ))
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, core.token_to_id(BOS))])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=PAD)
+
+
+def _new_model(settings: TinySettings, vocabulary: int):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(settings.seed)
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=vocabulary, hidden_size=settings.hidden_size, intermediate_size=4 * settings.hidden_size,
+        num_hidden_layers=settings.layers, num_attention_heads=settings.heads, max_position_embeddings=2048,
+        tie_word_embeddings=True, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    ))
+
+
+def _pretrain(model, tokenizer, corpus: Corpus, settings: TinySettings, progress) -> list[float]:
+    """Next-token training on drawn documents; returns the loss of every step."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, settings.learning_rate, total_steps=max(settings.steps, 1), pct_start=0.1)
+    losses: list[float] = []
+    model.train()
+    for _ in range(settings.steps):
+        loss = _document_loss(model, tokenizer, [corpus.document() for _ in range(settings.batch_size)])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+        if progress is not None:
+            progress(1)
+    model.eval()
+    return losses
+
+
+def _document_loss(model, tokenizer, documents: Sequence[tuple[str, str]]) -> torch.Tensor:
+    """Mean next-token loss over whole documents."""
+    rows = [
+        [tokenizer.bos_token_id, *tokenizer(prompt + response, add_special_tokens=False)["input_ids"],
+         tokenizer.eos_token_id][:LONGEST_DOCUMENT]
+        for prompt, response in documents
+    ]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in rows])
+    mask = torch.arange(longest)[None, :] < torch.tensor([len(row) for row in rows])[:, None]
+    return model(input_ids=ids, attention_mask=mask.long(), labels=ids.masked_fill(~mask, -100)).loss

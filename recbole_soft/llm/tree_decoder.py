@@ -1,0 +1,252 @@
+"""Runs a causal language model over prompts that branch: one key/value row per prompt, however many beams.
+
+The usual beam search copies every prompt once per beam. Here the beams of a prompt are branches of one row: each
+step feeds one token per beam as the queries of that row, and an additive mask tells every beam which of the
+earlier branch tokens are its own ancestors. Nothing is ever reordered in the cache; a prompt that is done leaves
+by moving the last row into its place. The tokens that all prompts begin with are run once (``Template``).
+
+Knows nothing of scores, end-of-text or catalogues (see ``beam``), nor which models may be run like this (see
+``tree_support``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+Prompt = Sequence[int] | Tensor
+"""Token ids, or input embeddings ``[length, d]`` where a prompt holds vectors that no token has."""
+
+_GROWTH = 64
+"""Cache positions added at a time once the first guess is full."""
+
+
+class BranchLayer(CacheLayerMixin):
+    """Keys and values of one model layer, in one block of memory that new tokens are written into.
+
+    Appending costs the new tokens only, where concatenation would copy all of the cache in every step.
+
+    Args:
+        rows: prompts.
+        capacity: positions to set aside at first.
+        template: the same layer of the template's cache, whose contents every row begins with.
+    """
+
+    is_sliding = False
+
+    def __init__(self, rows: int, capacity: int, template: BranchLayer | None = None):
+        super().__init__()
+        self.rows, self.capacity, self.template = rows, capacity, template
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = (
+            states.new_empty(self.rows, states.shape[1], self.capacity, states.shape[3])
+            for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+        if self.template is not None:
+            self.length = self.template.length
+            self.keys[:, :, : self.length] = self.template.keys[:, :, : self.length]
+            self.values[:, :, : self.length] = self.template.values[:, :, : self.length]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[2]
+        if end > self.capacity:
+            self._grow(end + _GROWTH)
+        self.keys[: self.rows, :, self.length : end] = key_states
+        self.values[: self.rows, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
+
+    def _grow(self, capacity: int) -> None:
+        self.capacity = capacity
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_empty(self.rows, old.shape[1], capacity, old.shape[3])
+            new[:, :, : self.length] = old[: self.rows, :, : self.length]
+            setattr(self, name, new)
+
+    def move_rows(self, sources: Tensor, targets: Tensor, rows: int) -> None:
+        """Copies whole rows over others and forgets all but the first ``rows``."""
+        for buffer in (self.keys, self.values):
+            buffer[targets, :, : self.length] = buffer[sources, :, : self.length]
+        self.rows = rows
+
+    def get_seq_length(self) -> int:
+        return self.length if self.template is None or self.is_initialized else self.template.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+@dataclass(frozen=True)
+class Template:
+    """The beginning shared by all prompts, already run through the model in one row."""
+
+    length: int
+    layers: tuple[BranchLayer, ...]
+
+
+def run_template(model: nn.Module, beginning: Prompt) -> Template:
+    """Runs the tokens (or embeddings) that every prompt begins with, once.
+
+    Raises:
+        ValueError: ``beginning`` is empty.
+    """
+    if len(beginning) == 0:
+        raise ValueError("an empty template needs no run")
+    decoder = TreeDecoder(model, [beginning], num_beams=1, pad_id=0, reserve=0)
+    decoder.prefill()
+    return Template(len(beginning), tuple(decoder.cache.layers))
+
+
+class TreeDecoder:
+    """One batch of prompts and the branches that grow from them.
+
+    Args:
+        model: a causal language model that takes a 4-D mask and position ids; already in evaluation mode.
+        prompts: at least one; all longer than the template, all ids or all embeddings.
+        num_beams: branches per prompt.
+        pad_id: any valid token id; what fills up short prompts is never looked at.
+        reserve: branch positions to set memory aside for at first.
+        template: what all prompts begin with, from ``run_template``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Prompt],
+        num_beams: int,
+        pad_id: int,
+        *,
+        reserve: int = 0,
+        template: Template | None = None,
+    ):
+        self.model, self.num_beams = model, num_beams
+        self.device, self.dtype = model.device, model.dtype
+        self._skipped = template.length if template else 0
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        self._width = int(lengths.max())
+        self._inputs = _left_pad(prompts, self._skipped, self._width, pad_id, self.device)
+        self._lengths = lengths.to(self.device)
+        self.cache = _new_cache(len(prompts), self._width + reserve, template)
+        self._blocked = torch.finfo(self.dtype).min
+        self._only_last = (
+            {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        )
+
+    def prefill(self) -> Tensor:
+        """Runs the prompts. Returns the logits ``[B, V]`` of the first new token."""
+        batch, device = len(self._lengths), self.device
+        padding = (self._width - self._lengths).unsqueeze(1)
+        columns = torch.arange(self._width, device=device)
+        # Column order is template, padding, rest of the prompt: padding sits in the middle.
+        is_real = (columns < self._skipped) | (columns >= self._skipped + padding)
+        queries = columns[self._skipped :]
+        causal = columns <= queries.unsqueeze(1)
+        visible = causal & is_real.unsqueeze(1)
+        # Padding looks at itself, so that no row of the softmax is empty; nobody looks at padding.
+        visible |= columns == queries.unsqueeze(1)
+        positions = (queries - padding).clamp_(min=0)
+        logits = self._forward(self._inputs, self._additive(visible.unsqueeze(1)), positions, **self._only_last)
+        prompt_mask = self._additive(is_real)[:, None, None, :]
+        self._mask = prompt_mask.expand(batch, 1, self.num_beams, self._width).contiguous()
+        self._next_position = self._lengths.clone()
+        fresh = torch.eye(self.num_beams, dtype=torch.bool, device=device)
+        self._fresh_mask = self._additive(fresh)
+        return logits[:, -1]
+
+    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        """Grows every branch by one token.
+
+        Args:
+            tokens: ``[B, K]`` int64, the new token of each branch.
+            parents: ``[B, K]`` int64, which branch of the step before each one goes on from; in the first step
+                all branches go on from the prompt and the values are not looked at.
+
+        Returns:
+            Logits ``[B, K, V]`` of the token after that.
+        """
+        batch = len(tokens)
+        prompt, grown = self._mask.split((self._width, self._mask.shape[-1] - self._width), dim=-1)
+        ancestors = grown.gather(2, parents[:, None, :, None].expand(-1, 1, -1, grown.shape[-1]))
+        fresh = self._fresh_mask.expand(batch, 1, -1, -1)
+        self._mask = torch.cat((prompt, ancestors, fresh), dim=-1)
+        positions = self._next_position.unsqueeze(1).expand(-1, self.num_beams)
+        logits = self._forward({"input_ids": tokens}, self._mask, positions)
+        self._next_position = self._next_position + 1
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> Tensor:
+        """Drops prompts that are done.
+
+        Args:
+            rows: from ``compaction``: which old row each new row is.
+
+        Returns:
+            The same as int64 ``[B_left]`` on the device.
+        """
+        targets = [new for new, old in enumerate(rows) if new != old]
+        moves = torch.tensor([[rows[new] for new in targets], targets], dtype=torch.int64, device=self.device)
+        for layer in self.cache.layers:
+            layer.move_rows(moves[0], moves[1], len(rows))
+        kept = torch.tensor(rows, device=self.device)
+        self._mask, self._next_position = self._mask[kept], self._next_position[kept]
+        return kept
+
+    def _additive(self, visible: Tensor) -> Tensor:
+        # Never a boolean mask: eager attention adds it to the scores as 0 and 1, without an error.
+        blocked = torch.full((), self._blocked, dtype=self.dtype, device=self.device)
+        return torch.where(visible, torch.zeros_like(blocked), blocked)
+
+    def _forward(self, inputs: dict[str, Tensor], mask: Tensor, positions: Tensor, **options) -> Tensor:
+        outputs = self.model(
+            **inputs,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            return_dict=True,
+            **options,
+        )
+        return outputs.logits
+
+
+def compaction(is_done: Sequence[bool]) -> list[int]:
+    """Closes the gaps that finished rows leave by moving as few rows as possible.
+
+    Returns:
+        For each new row the old row it was; most are their own.
+    """
+    left = len(is_done) - sum(is_done)
+    movers = [row for row in range(left, len(is_done)) if not is_done[row]]
+    return [movers.pop() if is_done[row] else row for row in range(left)]
+
+
+def _new_cache(rows: int, capacity: int, template: Template | None) -> Cache:
+    if template is None:
+        return Cache(layer_class_to_replicate=partial(BranchLayer, rows, capacity))
+    return Cache(layers=[BranchLayer(rows, capacity, layer) for layer in template.layers])
+
+
+def _left_pad(
+    prompts: Sequence[Prompt], skipped: int, width: int, pad_id: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The model inputs ``[B, width - skipped]`` after the template, short prompts filled up on the left."""
+    if isinstance(prompts[0], Tensor):
+        rests = [prompt[skipped:].to(device) for prompt in prompts]
+        return {"inputs_embeds": nn.utils.rnn.pad_sequence(rests, batch_first=True, padding_side="left")}
+    rows = [[pad_id] * (width - len(prompt)) + list(prompt[skipped:]) for prompt in prompts]
+    return {"input_ids": torch.tensor(rows, device=device)}

@@ -1,0 +1,156 @@
+"""What every LLM recommender of ours is: prompts from windows, scored responses, answers, a ranking.
+
+One base model in memory serves as teacher, student, encoder and reference; `weights` switches. A model file
+adds how windows become prompts and how answers become scores. Knows nothing of strategies or optimisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor
+
+from recbole_soft.artifacts import ArtifactStore
+from recbole_soft.data.catalog import Catalog
+from recbole_soft.llm.adapters import FullWeights, LoraSettings, LoraWeights, TunedWeights
+from recbole_soft.llm.backbone import Backbone, weights_fingerprint
+from recbole_soft.llm.beam import BeamSettings
+from recbole_soft.llm.generate import generate
+from recbole_soft.llm.score import ResponseScores, score_responses
+from recbole_soft.llm.title_vectors import TitleVectors
+from recbole_soft.losses import mean_token_nll
+from recbole_soft.models.setup import artifact_store, open_backbone
+from recbole_soft.prompts.encode import PromptEncoder
+
+Tokens = list[int]
+
+
+@dataclass(frozen=True)
+class WindowTexts:
+    """Windows of a split, in text and tokens; all lists have one entry per window.
+
+    Attributes:
+        window_ids: the split's own ids.
+        prompts: prompt tokens.
+        targets: response tokens of the true items, end-of-text included.
+        target_titles, target_categories: text of the true items.
+        target_rows: [n] rows of the true titles in the item table.
+    """
+
+    window_ids: list[int]
+    prompts: list[Tokens]
+    targets: list[Tokens]
+    target_titles: list[str]
+    target_categories: list[str]
+    target_rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+class LLMRecommender(SequentialRecommender):
+    """Base of the LLM recommenders; RecBole sees an ordinary sequential model."""
+
+    family = "llm"
+    input_type = InputType.POINTWISE
+    skip_flops = True
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.options = config
+        self.catalog: Catalog = dataset.catalog
+        self.store: ArtifactStore = artifact_store(config)
+        self.backbone, self.encoder = open_backbone(config, dataset, self.store)
+        self.base_fingerprint = weights_fingerprint(self.backbone.model)
+        self.language_model = self.backbone.model
+        self.weights: TunedWeights = _tuned_weights(config, self.backbone)
+        self.title_vectors = TitleVectors(
+            self.backbone, self.weights, self.catalog.unique_titles, config["embed_pooling"],
+            config["embed_batch_tokens"], self.base_fingerprint, self.store,
+        )
+        self.title_rows = torch.from_numpy(self.catalog.title_rows).to(self.backbone.device)
+        self.beams = BeamSettings(config["num_beams"], config["max_new_tokens"], config["length_penalty"])
+        self._answers: dict[tuple[int, ...], str] = {}
+        if config["gradient_checkpointing"]:
+            self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.backbone.model.enable_input_require_grads()
+
+    # ---- windows to text -------------------------------------------------------------------------
+    def histories(self, interaction) -> list[list[str]]:
+        """Titles of the histories, oldest first."""
+        items = interaction[self.ITEM_SEQ].tolist()
+        lengths = interaction[self.ITEM_SEQ_LEN].tolist()
+        titles = self.catalog.titles
+        return [[titles[item] for item in row[:length]] for row, length in zip(items, lengths, strict=True)]
+
+    def prompts(self, interaction) -> list[Tokens]:
+        """Prompt tokens of the windows."""
+        return self.encoder.prompts(self.histories(interaction))
+
+    def texts_of(self, dataset) -> WindowTexts:
+        """Prompts and targets of all windows of a split."""
+        interaction = dataset.inter_feat
+        items = interaction[self.ITEM_ID].tolist()
+        titles = [self.catalog.titles[item] for item in items]
+        ids = interaction["window_id"].tolist() if "window_id" in interaction else list(range(len(items)))
+        return WindowTexts(
+            window_ids=ids, prompts=self.prompts(interaction), targets=self.encoder.responses(titles),
+            target_titles=titles, target_categories=[self.catalog.categories[item] for item in items],
+            target_rows=self.title_rows[torch.tensor(items, device=self.title_rows.device) - 1],
+        )
+
+    # ---- the language model ----------------------------------------------------------------------
+    def score(self, prompts: Sequence[Tokens], responses: Mapping[str, Sequence[Tokens]]) -> dict[str, ResponseScores]:
+        """Negative log-likelihood of one or more responses per prompt, with gradients."""
+        return score_responses(self.weights.model, prompts, responses, fast=self.options["fast_path"])
+
+    def answer(self, prompts: Sequence[Tokens], progress: Callable[[int], None] | None = None) -> list[str]:
+        """The best beam of every prompt as raw text, quotes and all; kept until the weights change."""
+        wanted = [tuple(prompt) for prompt in prompts]
+        unknown = [list(prompt) for prompt in dict.fromkeys(wanted) if prompt not in self._answers]
+        beams = generate(
+            self.weights.model, unknown, self.beams, eos_ids=[self.backbone.tokenizer.eos_id],
+            pad_id=self.backbone.tokenizer.pad_id, batch_size=self.options["generation_batch_size"],
+            fast=self.options["fast_path"], progress=progress,
+        ) if unknown else []
+        for prompt, best in zip(unknown, beams, strict=True):
+            self._answers[tuple(prompt)] = self.backbone.tokenizer.decode(best[0].tokens)
+        return [self._answers[prompt] for prompt in wanted]
+
+    def answered_titles(self, prompts: Sequence[Tokens]) -> list[str]:
+        """Answers without their quotes."""
+        return [self.encoder.template.unquoted(text) for text in self.answer(prompts)]
+
+    def forget_answers(self) -> None:
+        """To be called whenever the active weights change."""
+        self._answers.clear()
+
+    # ---- RecBole's interface ---------------------------------------------------------------------
+    def calculate_loss(self, interaction) -> Tensor:
+        """[] mean token loss of the true items, for callers that use RecBole's plain training loop."""
+        targets = self.encoder.responses([self.catalog.titles[item] for item in interaction[self.ITEM_ID].tolist()])
+        scores = self.score(self.prompts(interaction), {"target": targets})["target"]
+        return mean_token_nll(scores.nll, int(scores.tokens.sum()))
+
+    def predict(self, interaction) -> Tensor:
+        """[b] score of each window's item."""
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID].to(scores.device).view(-1, 1)).squeeze(1)
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """[b, n_items] float32 scores, larger is better."""
+        raise NotImplementedError
+
+
+def _tuned_weights(config, backbone: Backbone) -> TunedWeights:
+    if config["tuning"] == "full":
+        return FullWeights(backbone.model)
+    for parameter in backbone.model.parameters():
+        parameter.requires_grad_(False)
+    targets = config["lora_target_modules"]
+    return LoraWeights(backbone.model, LoraSettings(
+        config["lora_r"], config["lora_alpha"], config["lora_dropout"], tuple(targets) if targets else None))

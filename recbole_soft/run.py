@@ -1,0 +1,236 @@
+"""A whole run: settings, data, model, training, test, record, table. The only module that composes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_soft import plugin
+from recbole_soft.artifacts import content_key, make_folder, write_text
+from recbole_soft.data.sources import find_dataset
+from recbole_soft.registry import is_llm_name
+from recbole_soft.reporting.record import commit, machine, peak_memory, versions, write_record, write_rows
+from recbole_soft.reporting.table import result_table
+from recbole_soft.run_log import log_to, tensorboard_in
+
+logger = logging.getLogger("recbole_soft")
+REPORTED_CUTOFFS = (1, 5, 10, 20, 50)
+NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path")
+
+
+def run_recbole_soft(
+    model: str,
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    command_line: Mapping[str, str] | None = None,
+    saved: bool = True,
+) -> dict[str, Any]:
+    """Trains and tests a model under the project's protocol.
+
+    Args:
+        model: such as `BIGRec_SOFT`, or a RecBole model such as `SASRec`.
+        dataset: name of a data set.
+        config_file_list, config_dict, command_line: the user's settings, weakest first.
+        saved: whether RecBole keeps the best checkpoint of a traditional model.
+
+    Returns:
+        RecBole's result dictionary (`best_valid_score`, `best_valid_result`, `test_result`, ...) and `record`,
+        `record_path` and `table`.
+
+    Raises:
+        UserError: anything the user can mend; settings are checked before data or model is loaded.
+    """
+    plugin.install()
+    from recbole_soft.config.soft_config import SoftConfig
+
+    config = SoftConfig(model, dataset, config_file_list, config_dict, command_line)
+    folder = make_folder(run_folder(config))
+    config["run_folder"] = str(folder)
+    with log_to(folder / "run.log", config["state"]), tensorboard_in(folder / "tensorboard"):
+        return _run(config, folder, saved)
+
+
+def run_folder(config) -> Path:
+    """Folder of a run: named by the user, or after model, data and a hash of the settings."""
+    name = config["run_name"]
+    if not name:
+        decided = {key: value for key, value in config.final_config_dict.items() if key not in NOT_RESULTS}
+        name = f"{config['model']}-{config['dataset']}-{content_key(settings=decided)[:8]}"
+    return Path(config["checkpoint_dir"]) / name
+
+
+def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
+    from recbole.data import data_preparation
+    from recbole.utils import init_seed
+
+    from recbole_soft.data.dataset import SoftDataset
+
+    clock = _Clock()
+    init_seed(config["seed"], config["reproducibility"])
+    find_dataset(config["dataset"], str(Path(config["data_path"]).parent))
+    data = SoftDataset(config)
+    splits = data_preparation(config, data)
+    clock.lap("data")
+    logger.info("%s: %s", config["dataset"], data.counts)
+    runner = _run_llm if is_llm_name(config["model"]) else _run_traditional
+    outcome = runner(config, splits, folder, saved, clock)
+    record = _record(config, data, splits, outcome, clock)
+    path = write_record(folder, record)
+    write_rows(folder / "curves.csv", outcome["curves"])
+    table = result_table(record)
+    write_text(folder / "table.txt", table + "\n")
+    logger.info("\n%s\nrecord: %s", table, path)
+    return {
+        "best_valid_score": outcome["best_valid_score"], "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": outcome["best_valid_result"], "test_result": outcome["test_result"],
+        "record": record, "record_path": str(path), "table": table,
+    }
+
+
+def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[str, Any]:
+    from recbole.utils import get_model
+
+    from recbole_soft.evaluation.ranks import RankRecorder
+    from recbole_soft.trainer.llm_trainer import LLMTrainer
+
+    train, valid, test = splits
+    model = get_model(config["model"])(config, train.dataset)
+    clock.lap("model")
+    trainer = LLMTrainer(config, model)
+    trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
+    best_score, best_result = trainer.fit(train, valid, saved=saved, show_progress=config["show_progress"])
+    clock.lap("training")
+    results = []
+    for stage in trainer.stages:
+        injection = _injection(config, trainer, stage.name, splits)
+        test_result = trainer.evaluate_stage(stage.name, test)
+        results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, config, folder)
+                       | {"injection": injection})
+    clock.lap("test")
+    return {
+        "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
+        "results": results, "curves": trainer.curves, "stages": trainer.stage_reports, "notes": trainer.notes,
+        "model": {"base_fingerprint": model.base_fingerprint, "parameters": model.backbone.parameter_count,
+                  "tokenizer": model.backbone.tokenizer.fingerprint,
+                  "template": model.encoder.template.fingerprint, "path": model.backbone.model.name_or_path},
+    }
+
+
+def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | None:
+    """Sets the model's injection for a stage, gamma chosen on validation; None when there is none."""
+    if config["injection"] == "none":
+        return None
+    from recbole_soft.evaluation.injection import tune_injection
+    from recbole_soft.grounding import popularity
+
+    train, valid, _ = splits
+    model = trainer.model
+    if config["injection"] == "popularity":
+        counts = popularity(train.dataset.inter_feat[model.ITEM_ID].numpy(), model.n_items).to(config["device"])
+        prior = lambda interaction: counts  # noqa: E731
+    else:
+        prior = load_traditional(Path(config["injection_model_file"]), train.dataset).full_sort_predict
+    model.injection = None
+    trainer.evaluate_stage(stage_name, valid)
+    return tune_injection(model, valid, prior, config["valid_metric"], config["injection_gamma"])
+
+
+def load_traditional(folder: Path, dataset):
+    """A traditional model of an earlier run, from its weights (safetensors) and its record; no pickle is read."""
+    from recbole.utils import get_model
+    from safetensors.torch import load_file
+
+    from recbole_soft.artifacts import read_json
+    from recbole_soft.config.soft_config import SoftConfig
+    from recbole_soft.errors import ModelError
+
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError("there is no model.safetensors in this folder", where=str(folder),
+                         remedy="give the run folder of a traditional model, for instance saved/SASRec-ml-100k-...")
+    record = read_json(folder / "run.json")
+    config = SoftConfig(record["model"], record["dataset"], config_dict=record["user_settings"])
+    model = get_model(record["model"])(config, dataset).to(config["device"])
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()
+
+
+def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[str, Any]:
+    from recbole.utils import get_model, get_trainer, init_seed
+    from safetensors.torch import save_file
+
+    from recbole_soft.evaluation.ranks import RankRecorder
+
+    train, valid, test = splits
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    model = get_model(config["model"])(config, train.dataset).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.saved_model_file = str(folder / "recbole_checkpoint.pth")
+    trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
+    valid_curve: dict[int, float] = {}
+    best_score, best_result = trainer.fit(
+        train, valid, verbose=False, saved=saved, show_progress=config["show_progress"],
+        callback_fn=lambda epoch, score: valid_curve.__setitem__(epoch, score))
+    clock.lap("training")
+    test_result = trainer.evaluate(test, load_best_model=saved)
+    clock.lap("test")
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    curves = [{"stage": "train", "epoch": epoch, "loss_total": loss,
+               f"valid_{config['valid_metric'].lower()}": valid_curve.get(epoch)}
+              for epoch, loss in trainer.train_loss_dict.items()]
+    return {
+        "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
+        "results": [_result(config["model"], "test", recorder.last, config, folder)], "curves": curves,
+        "stages": {}, "notes": {},
+        "model": {"parameters": sum(parameter.numel() for parameter in model.parameters())},
+    }
+
+
+def _result(label: str, stage: str, ranks: np.ndarray, config, folder: Path) -> dict[str, Any]:
+    """Metrics of a row of the table; the ranks go to a file for significance tests."""
+    from recbole_soft.evaluation.ranks import metric_table
+
+    write_rows(folder / f"ranks_{stage}.csv", [{"window": row, "rank": int(rank)} for row, rank in enumerate(ranks)])
+    cutoffs = sorted({*REPORTED_CUTOFFS, *config["topk"]})
+    return {"label": label, "stage": stage, "windows": len(ranks), "ranks_file": f"ranks_{stage}.csv",
+            "metrics": metric_table(ranks, cutoffs)}
+
+
+def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> dict[str, Any]:
+    train, valid, test = (loader.dataset for loader in splits)
+    protocol = {name: config[name] for name in (
+        "window", "MAX_ITEM_LIST_LENGTH", "duplicate_titles", "mask_history", "eval_args", "user_inter_num_interval",
+        "item_inter_num_interval", "train_sample", "valid_sample", "test_sample", "sample_seed")}
+    return {
+        "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
+        "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),
+        "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(),
+        "data": {
+            "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
+            "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
+            "catalogue": data.catalog.fingerprint if data.catalog else None,
+            "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
+        },
+        "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
+        "language_model": outcome["model"], "stages": outcome["stages"], "notes": outcome["notes"],
+        "curves": outcome["curves"], "results": outcome["results"], "recbole_test_result": dict(outcome["test_result"]),
+        "best_valid_score": outcome["best_valid_score"], "seconds": clock.laps, "peak_memory": peak_memory(),
+    }
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 3), now

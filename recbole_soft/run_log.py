@@ -1,0 +1,64 @@
+"""Where a run's messages go: the terminal, a file in the run folder, and TensorBoard beside it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class _AboveProgressBars(logging.Handler):
+    """Writes lines without tearing a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+@contextmanager
+def log_to(path: Path, level: str = "INFO") -> Iterator[None]:
+    """Our messages and RecBole's (which uses the root logger) to the terminal and to a file.
+
+    Handlers are taken away at the end, so that a second run in the same process has its own file.
+    """
+    root = logging.getLogger()
+    handlers = [_AboveProgressBars(), logging.FileHandler(path, mode="a", encoding="utf-8")]
+    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = root.level
+    root.setLevel(logging.WARNING)
+    ours = logging.getLogger("recbole_soft")
+    ours.setLevel(level or "INFO")
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+        root.setLevel(before)
+
+
+@contextmanager
+def tensorboard_in(folder: Path) -> Iterator[None]:
+    """RecBole writes TensorBoard files into the current folder; within the block they go to `folder`."""
+    import recbole.trainer.trainer as module
+    from torch.utils.tensorboard import SummaryWriter
+
+    original = module.get_tensorboard
+    writers = []
+
+    def get_tensorboard(_logger):
+        writers.append(SummaryWriter(str(folder)))
+        return writers[-1]
+
+    module.get_tensorboard = get_tensorboard
+    try:
+        yield
+    finally:
+        module.get_tensorboard = original
+        for writer in writers:
+            writer.close()

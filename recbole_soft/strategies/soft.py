@@ -1,0 +1,141 @@
+"""SOFT: Self-Optimized Fine-Tuning (arXiv 2505.20771).
+
+The SFT model answers the training prompts; a fresh model then learns from these easier answers and moves to
+the true ones as its own answers get closer to them:
+
+    L = (1 - tau) L_SFT + tau L_SDFT,     tau_t = min(1, exp(alpha (d_t / d_0 - 1)))
+
+d_t is the mean L2 distance between answer and target over a fixed sample of training windows before epoch t,
+d_0 the same before the first step, so that tau = 1 in the first epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from recbole_soft.artifacts import content_key
+from recbole_soft.config.schema import Setting
+from recbole_soft.curriculum import SCHEDULES, EpochSignal, Schedule, make_schedule
+from recbole_soft.data.windows import sample_rows
+from recbole_soft.distill import DistilledWindow, read_distilled, summarise, write_distilled
+from recbole_soft.grounding import distance_chunks
+from recbole_soft.strategies.base import Responses, Stage, StageContext, Strategy
+from recbole_soft.strategies.sft import SupervisedStage
+
+# A weight below float32's resolution cannot change a float32 loss: its term is not computed.
+NEGLIGIBLE = torch.finfo(torch.float32).eps
+DISTILLED_FILE = "self_distilled.jsonl"
+
+
+class SelfOptimisedStage(Stage):
+    """Trains on self-distilled and true responses, mixed by a schedule."""
+
+    name = "soft"
+    label = "SOFT"
+
+    def __init__(self, schedule: Schedule, sd_target: str, distance_sample: int, starts_from: str | None, label: str):
+        self.schedule, self.sd_target, self.distance_sample = schedule, sd_target, distance_sample
+        self.starts_from, self.label = starts_from, label
+        self.tau = 1.0
+        self._first_distance: float | None = None
+
+    def begin(self, context: StageContext) -> None:
+        super().begin(context)
+        windows = obtain_distilled(context)
+        context.note("self_distillation", summarise(windows))
+        texts = [context.model.encoder.template.quoted(window.grounded) if self.sd_target == "grounded"
+                 else window.answer for window in windows]
+        eos = context.model.backbone.tokenizer.eos_id
+        self._distilled = [tokens + [eos] for tokens in context.model.backbone.tokenizer.encode(texts)]
+        self._watched = sample_rows(len(context.windows), self.distance_sample, context.config["sample_seed"]).tolist()
+
+    def begin_epoch(self, epoch: int, epochs: int) -> dict[str, float]:
+        distance = self._mean_distance() if self.schedule.needs_distance else None
+        if self._first_distance is None:
+            self._first_distance = distance
+        self.tau = self.schedule.weight(EpochSignal(epoch, epochs, distance, self._first_distance))
+        return {"tau": self.tau} | ({} if distance is None else {"distance": distance})
+
+    def responses(self, rows: Sequence[int]) -> Responses:
+        kinds = {"sft": self.context.windows.targets, "sdft": self._distilled}
+        return {kind: [kinds[kind][row] for row in rows] for kind in self.weights()}
+
+    def weights(self) -> Mapping[str, float]:
+        weights = {"sft": 1.0 - self.tau, "sdft": self.tau}
+        return {kind: weight for kind, weight in weights.items() if weight > NEGLIGIBLE}
+
+    def _mean_distance(self) -> float:
+        """d_t: mean distance between the current model's answers and their targets over the watched windows."""
+        model, windows = self.context.model, self.context.windows
+        prompts = [windows.prompts[row] for row in self._watched]
+        with self.context.progress("Distance to targets", len(prompts)) as advance:
+            model.answer(prompts, advance)
+        answers = model.title_vectors.lookup(model.answered_titles(prompts))
+        targets = model.title_vectors.table()[windows.target_rows[self._watched]]
+        return float((answers - targets).norm(dim=1).mean())
+
+
+def obtain_distilled(context: StageContext) -> list[DistilledWindow]:
+    """The self-distilled set of the SFT stage, from the store or made now (one line per training window)."""
+    beams = context.model.beams
+    key = content_key(teacher=context.keys["sft"], windows=context.windows.window_ids, beams=beams.num_beams,
+                      longest=beams.max_new_tokens, length_penalty=beams.length_penalty)
+
+    def make(folder: Path) -> dict:
+        windows = _distil(context)
+        write_distilled(folder / DISTILLED_FILE, windows)
+        return summarise(windows)
+
+    folder, reused = context.store.obtain("self-distilled", key, make)
+    context.note("self_distilled_set", {"file": str(folder / DISTILLED_FILE), "reused": reused})
+    return read_distilled(folder / DISTILLED_FILE)
+
+
+def _distil(context: StageContext) -> list[DistilledWindow]:
+    model, windows = context.model, context.windows
+    with context.switched_to("sft"), context.progress("Self-distillation", len(windows)) as advance:
+        answers = model.answer(windows.prompts, advance)
+    titles = [model.encoder.template.unquoted(answer) for answer in answers]
+    vectors, table = model.title_vectors.lookup(titles), model.title_vectors.table()
+    distances = (vectors - table[windows.target_rows]).norm(dim=1).tolist()
+    nearest = torch.cat([chunk.argmin(1) for _, chunk in distance_chunks(vectors, table)]).tolist()
+    catalog = model.catalog
+    category_of = {catalog.titles[item]: catalog.categories[item] for item in catalog.id_of_title.values()}
+    decode = model.backbone.tokenizer.decode
+    result = []
+    for row, answer in enumerate(answers):
+        grounded, category = catalog.unique_titles[nearest[row]], windows.target_categories[row]
+        result.append(DistilledWindow(
+            window_id=windows.window_ids[row], prompt=decode(windows.prompts[row]), target=windows.target_titles[row],
+            answer=answer, grounded=grounded, distance=distances[row],
+            is_title=model.title_vectors.is_title(titles[row]),
+            category_matches=category_of[grounded] == category if category else None,
+        ))
+    return result
+
+
+class SOFT(Strategy):
+    """Self-optimized fine-tuning: self-distilled answers first, true ones as the model gets closer."""
+
+    name = "SOFT"
+    settings = (
+        Setting("schedule", "str", "exponential", "how the weight of the self-distilled set falls",
+                choices=("exponential", "linear", "cosine", "constant")),
+        Setting("sd_target", "str", "raw", "train on the raw answer or on the catalogue title nearest to it",
+                choices=("raw", "grounded")),
+        Setting("distance_sample", "int", 256, "training windows on which d_t is measured", low=1),
+        Setting("start_from", "str", "base", "where the second stage starts", choices=("base", "sft")),
+    )
+
+    def stages(self) -> list[Stage]:
+        return [SupervisedStage(), self.second_stage()]
+
+    def second_stage(self) -> SelfOptimisedStage:
+        config = self.config
+        own = {setting.name: config[setting.name] for cls in SCHEDULES.values() for setting in cls.settings}
+        schedule = make_schedule(config["schedule"], own)
+        start = None if config["start_from"] == "base" else "sft"
+        return SelfOptimisedStage(schedule, config["sd_target"], config["distance_sample"], start, self.name)

@@ -1,0 +1,80 @@
+"""Trained weights of reusable stages, kept by everything that decides them, and given SFT adapters."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from recbole_soft.artifacts import content_key, file_hash, read_json, write_json
+from recbole_soft.models.base import LLMRecommender, WindowTexts
+from recbole_soft.strategies.base import Stage
+
+logger = logging.getLogger("recbole_soft")
+SUMMARY = "training.json"
+
+DECIDING_SETTINGS = (
+    "seed", "tuning", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "quantization", "dtype",
+    "epochs", "learning_rate", "weight_decay", "warmup_steps", "clip_grad_norm", "train_batch_size",
+    "micro_batch_size", "patience", "valid_metric", "mask_history", "num_beams", "max_new_tokens", "length_penalty",
+    "embed_pooling", "cutoff_len", "fast_path", "gradient_checkpointing", "eval_step",
+)
+
+
+class StageWeights:
+    """Keys, storage and reuse of the weights of stages.
+
+    Attributes:
+        keys: content key of the weights of every stage seen so far, by stage name.
+    """
+
+    def __init__(self, model: LLMRecommender, config):
+        self._model, self._config = model, config
+        self.keys: dict[str, str] = {}
+
+    def key(self, stage: Stage, windows: WindowTexts, valid_data) -> str:
+        """Hash of all that decides the stage's weights: model, words, data, settings, earlier stages."""
+        given = self._given(stage)
+        parts = given if given else {
+            "settings": {name: self._config[name] for name in (*DECIDING_SETTINGS, *stage.depends_on)},
+            "train": (windows.prompts, windows.targets),
+            "valid": valid_data.dataset.fingerprint() if valid_data is not None else None,
+            "device": self._config["device"].type, "earlier": dict(self.keys),
+        }
+        self.keys[stage.name] = content_key(
+            stage=stage.name, model=type(self._model).name, base=self._model.base_fingerprint,
+            tokenizer=self._model.backbone.tokenizer.fingerprint,
+            template=self._model.encoder.template.fingerprint, **parts)
+        return self.keys[stage.name]
+
+    def restore(self, stage: Stage, key: str) -> dict[str, Any] | None:
+        """Loads weights that are given or kept; returns their training summary, None if there are none."""
+        weights = self._model.weights
+        given = self._given(stage)
+        if given:
+            weights.create(stage.name, self._config["seed"])
+            weights.load(stage.name, Path(self._config["sft_adapter"]))
+            logger.info("stage '%s' skipped: weights given by sft_adapter=%s", stage.name, self._config["sft_adapter"])
+            return {"curves": [], "valid_score": float("nan"), "valid_result": {}}
+        folder = self._model.store.find(f"stage-{stage.name}", key) if stage.is_reusable else None
+        if folder is None:
+            return None
+        weights.create(stage.name, self._config["seed"])
+        weights.load(stage.name, folder)
+        logger.info("stage '%s' reused: the same settings were trained before (%s)", stage.name, folder)
+        return read_json(folder / SUMMARY)
+
+    def keep(self, stage: Stage, key: str, summary: dict[str, Any]) -> None:
+        """Keeps the stage's weights for later runs."""
+        if not stage.is_reusable:
+            return
+        with self._model.store.writing(f"stage-{stage.name}", key) as folder:
+            self._model.weights.save(stage.name, folder)
+            write_json(folder / SUMMARY, summary)
+
+    def _given(self, stage: Stage) -> dict[str, str] | None:
+        path = self._config["sft_adapter"]
+        if stage.name != "sft" or not path:
+            return None
+        files = sorted(Path(path).glob("*.safetensors"))
+        return {"given": [file_hash(file) for file in files]}

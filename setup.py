@@ -1,0 +1,45 @@
+"""Packaging of recbole_soft; `properties/` lies beside the package in a checkout and inside it in a wheel."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = next(line.split('"')[1] for line in (ROOT / "recbole_soft" / "__init__.py").read_text().splitlines()
+               if line.startswith("__version__"))
+PROPERTIES = sorted({f"recbole_soft.{'.'.join(path.parent.relative_to(ROOT).parts)}"
+                     for path in (ROOT / "properties").rglob("*.yaml")})
+
+setup(
+    name="recbole-soft",
+    version=VERSION,
+    description="Fine-tuned language models for sequential recommendation on RecBole: BIGRec with SFT and SOFT",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["recbole_soft", "recbole_soft.*"]), *PROPERTIES],
+    package_dir={name: name.removeprefix("recbole_soft.").replace(".", "/") for name in PROPERTIES},
+    package_data={name: ["*.yaml"] for name in PROPERTIES},
+    entry_points={"console_scripts": ["recbole-soft = recbole_soft.cli:main"]},
+    install_requires=[
+        # 1.2.1 requires a ray that exists for Python 3.11 only; 1.2.0 resolves on 3.12 and 3.13. ray is never imported.
+        "recbole>=1.2.0,<1.3",
+        "torch>=2.6",
+        "transformers>=5,<6",
+        "peft>=0.18",
+        "safetensors>=0.4",
+        "tokenizers>=0.20",
+        "numpy>=1.26,<3",
+        "pandas>=2.0,<4",
+        "scipy>=1.11",
+        "pyyaml>=6",
+        "tqdm>=4.60",
+        "tensorboard>=2.5",
+    ],
+    extras_require={
+        "quant": ["bitsandbytes>=0.45"],
+        "plots": ["matplotlib>=3.7"],
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "matplotlib>=3.7"],
+    },
+)

@@ -1,0 +1,140 @@
+"""Each shim mends what it says it mends, is still needed, and leaves every other library alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from symptoms import SYMPTOMS
+
+HERE = Path(__file__).parent
+RECBOLE = metadata.version("recbole")
+HYPEROPT_INSTALLED = importlib.util.find_spec("hyperopt") is not None
+
+# What is seen without the shim (the start of it), and with it. The second column is also what the old stack
+# gives (numpy 1.26, pandas 2.3, scipy 1.12), checked with the same functions.
+EXPECTED: dict[str, tuple[str, str]] = {
+    "find_a_model": ("ModuleNotFoundError: No module named 'kmeans_pytorch'", "BPR"),
+    "make_a_config": ("AttributeError: `np.float_` was removed", "BPR"),
+    "build_graph": ("AttributeError: 'dok_matrix' object has no attribute '_update'", "[[0, 1], [1, 0]]"),
+    "read_sequence_column": (
+        "ValueError: Length of values (1) does not match length of index",
+        "[array([], dtype=int64), array([1, 2]), array([1]), array([3]), array([3])]",
+    ),
+    "normalize_float_sequences": (
+        "ValueError: Length of values (1) does not match length of index",
+        "[array([], dtype=float64), array([0.  , 0.25]), array([1.]), array([0.5]), array([0.5])]",
+    ),
+    "measure_given_histories": (
+        "ValueError: Length of values (1) does not match length of index",
+        "[1, 2, 3]",
+    ),
+    "fill_missing_values": (
+        "colour [-9223372036854775808, 1, 2, -9223372036854775808, 1], price [nan, 1.0, nan, 3.0, 5.0]",
+        "colour [0, 1, 2, 0, 1], price [3.0, 1.0, 3.0, 3.0, 5.0]",
+    ),
+    "read_empty_sequence": (
+        "AttributeError: 'float' object has no attribute 'split'",
+        "tags [array([], dtype=int64), array([1]), array([], dtype=int64), array([2]), array([2])], "
+        "sizes [array([], dtype=float64), array([1., 2.]), array([], dtype=float64), array([2.]), array([1.])]",
+    ),
+    "collect_counts": (
+        "AttributeError: 'int' object has no attribute 'cpu'",
+        "first ['data.count_items', 'data.num_items', 'rec.items'], "
+        "second ['data.count_items', 'data.num_items'], copied True",
+    ),
+    "search_exhaustively": (
+        "AttributeError: 'numpy.random.mtrand.RandomState' object has no attribute 'integers'",
+        "best 0.3 of 3",
+    ),
+    "import_quick_start_without_ray": ("ModuleNotFoundError", "run_recbole"),
+    "resume_from_checkpoint": ("UnpicklingError: Weights only load failed", "epoch 5"),
+    "count_operations_of_a_large_model": ("MemoryError: a second copy", "0"),
+}
+CASES = [(shim, show.__name__) for shim, shows in SYMPTOMS.items() for show in shows]
+
+
+def why_not_needed(shim: str) -> str | None:
+    """Why a shim has nothing to mend although the libraries are today's."""
+    if shim == "kmeans_stub" and RECBOLE != "1.2.0":
+        return "only RecBole 1.2.0 imports kmeans_pytorch at top level"
+    if shim == "collector" and RECBOLE == "1.2.0":
+        return "RecBole 1.2.0 does not move collected values to the CPU"
+    if shim == "hyperopt_rng" and not HYPEROPT_INSTALLED:
+        return "hyperopt is an extra and not installed"
+    return None
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    script = [sys.executable, str(HERE / "before_and_after.py")]
+    finished = subprocess.run(script, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return json.loads(finished.stdout)
+
+
+def test_every_shim_has_a_symptom_and_every_symptom_an_expectation(report: dict[str, Any]):
+    assert list(report["shims"]) == list(SYMPTOMS)
+    assert {name for _, name in CASES} == set(EXPECTED)
+
+
+@pytest.mark.parametrize(("shim", "symptom"), CASES)
+def test_symptom_is_there_without_the_shim(report: dict[str, Any], shim: str, symptom: str):
+    if reason := why_not_needed(shim):
+        pytest.skip(reason)
+    seen = report["shims"][shim]["before"][symptom]
+    assert seen.startswith(EXPECTED[symptom][0]), (
+        f"RecBole {RECBOLE} no longer shows what {shim} mends: see 'Can go when' in compat/{shim}.py"
+    )
+
+
+@pytest.mark.parametrize(("shim", "symptom"), CASES)
+def test_symptom_is_gone_with_the_shim(report: dict[str, Any], shim: str, symptom: str):
+    if shim == "hyperopt_rng" and not HYPEROPT_INSTALLED:
+        pytest.skip("hyperopt is an extra and not installed")
+    assert report["shims"][shim]["after"][symptom] == EXPECTED[symptom][1]
+
+
+@pytest.mark.parametrize("shim", list(SYMPTOMS))
+def test_guard_applies_the_shim_where_it_is_still_needed_and_only_there(report: dict[str, Any], shim: str):
+    assert report["shims"][shim]["applied"] == (why_not_needed(shim) is None)
+
+
+def test_a_second_apply_changes_nothing(report: dict[str, Any]):
+    assert report["second_apply_changes"] == []
+
+
+def test_importing_the_package_imports_neither_torch_nor_numpy_nor_recbole(report: dict[str, Any]):
+    assert report["imported_with_compat"] == []
+
+
+def test_names_by_which_others_recognise_numpy_1_stay_absent(report: dict[str, Any]):
+    assert report["side_effects"]["removed_numpy_names"] == []
+    assert report["side_effects"]["numpy_aliases"]["float"] == "float64"
+
+
+def test_torch_and_pandas_behave_as_ever_outside_recbole(report: dict[str, Any]):
+    assert report["side_effects"]["torch_load_of_a_checkpoint"].startswith("UnpicklingError")
+    assert report["side_effects"]["agg_len"] == "1"
+
+
+def test_no_stand_in_stays_behind(report: dict[str, Any]):
+    assert report["side_effects"]["stand_ins"] == []
+
+
+def test_flops_of_models_that_do_not_ask_are_still_counted(report: dict[str, Any]):
+    assert report["side_effects"]["flops_of_pop"] == 1
+
+
+@pytest.mark.parametrize("shim", list(SYMPTOMS))
+def test_docstring_says_what_a_reader_needs_to_delete_the_shim_one_day(shim: str):
+    text = (HERE.parents[1] / "recbole_soft" / "compat" / f"{shim}.py").read_text(encoding="utf-8")
+    docstring = text.split('"""')[1]
+    for heading in ("Symptom:", "Where:", "Upstream:", "Guard:", "Can go when:"):
+        assert f"\n{heading}" in docstring
