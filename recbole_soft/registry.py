@@ -15,7 +15,7 @@ import ast
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class Component:
         summary: first line of the class docstring.
         settings: settings that exist only for this component.
         family: for models, `llm` (combined with a strategy) or `traditional` (stands alone).
+        path: source file; not part of what makes two components equal.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Component:
     summary: str = ""
     settings: tuple[Setting, ...] = ()
     family: str = LLM_FAMILY
+    path: Path | None = field(default=None, compare=False, repr=False)
 
     def load(self) -> type:
         """Import the module and return the class."""
@@ -81,7 +83,7 @@ class Registry:
         return self._components[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._components
+        return isinstance(name, str) and name in self._components
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._components)
@@ -132,6 +134,7 @@ class Registry:
             summary=(ast.get_docstring(node) or "").split("\n", 1)[0],
             settings=literal_settings(declared, path),
             family=family or LLM_FAMILY,
+            path=path,
         )
 
 

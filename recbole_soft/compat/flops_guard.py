@@ -1,7 +1,7 @@
 """Spares large models RecBole's operation count.
 
-Symptom: `run_recbole` always calls `get_flops`, which deep-copies the model and runs it: twice the memory of a
-    language model, for a number that leaves out attention.
+Symptom: `run_recbole` always calls `get_flops`, which deep-copies the model and runs it: twice the memory of
+    a language model, for a number that leaves out attention.
 Where: recbole 1.2.1 quick_start/quick_start.py:141, utils/utils.py:250,269.
 Upstream: none; RecBole was not made for models of this size.
 Guard: always. It changes nothing for a model that does not ask for it.

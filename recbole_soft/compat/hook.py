@@ -1,8 +1,8 @@
 """Calls back right after RecBole was imported, without importing it.
 
-`import recbole_soft` must stay cheap (RecBole brings torch, pandas and scikit-learn, several seconds), and yet
-whoever imports RecBole afterwards must meet a mended one. So we leave a finder in `sys.meta_path` that waits
-for the top-level module `recbole`. Python imports a parent package before its submodules, so this also
+`import recbole_soft` must stay cheap (RecBole brings torch, pandas and scikit-learn, several seconds), and
+yet whoever imports RecBole afterwards must meet a mended one. So we leave a finder in `sys.meta_path` that
+waits for the top-level module `recbole`. Python imports a parent package before its submodules, so this also
 catches `import recbole.config` and `from recbole.quick_start import run_recbole`.
 
 Knows only the name `recbole`; what the callback does is up to the caller.

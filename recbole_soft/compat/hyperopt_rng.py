@@ -1,7 +1,7 @@
 """Hands hyperopt the kind of random generator it asks for since 0.2.6.
 
-Symptom: HyperTuning with `algo='exhaustive'` raises "'numpy.random.mtrand.RandomState' object has no attribute
-    'integers'"; random and bayes search work.
+Symptom: HyperTuning with `algo='exhaustive'` raises "'numpy.random.mtrand.RandomState' object has no
+    attribute 'integers'"; random and bayes search work.
 Where: recbole 1.2.1 trainer/hyper_tuning.py:117.
 Upstream: https://github.com/RUCAIBox/RecBole/issues/1868, also 1320 and pull request 2037.
 Guard: hyperopt 0.2.6 or later is installed (0.2.5, RecBole's own pin, wants the old generator).

@@ -8,8 +8,8 @@ Upstream: none found (looked for pandas 3 in RecBole's issues).
 Guard: `pandas.Series.agg` hands the whole column to the function, i.e. pandas 3.
 Can go when: RecBole uses `Series.map(len)`.
 
-The name `len` is replaced inside these three modules: they call it on lists, arrays, indexes and frames, which
-go to the built-in, and on a Series only by way of `agg`.
+The name `len` is replaced inside these three modules: they call it on lists, arrays, indexes and frames,
+which go to the built-in, and on a Series only by way of `agg`.
 """
 
 from __future__ import annotations

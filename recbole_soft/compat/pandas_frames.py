@@ -1,8 +1,8 @@
 """Makes RecBole fill missing values although pandas 3 lets it write only into a copy.
 
-Symptom: silent. RecBole fills with `feat[field].fillna(..., inplace=True)`. Under copy-on-write this changes a
-    temporary: NaNs stay, float features turn into NaN and token features into the id -9223372036854775808 in
-    the row of [PAD]. An empty cell of a token_seq or float_seq column raises "'float' object has no
+Symptom: silent. RecBole fills with `feat[field].fillna(..., inplace=True)`. Under copy-on-write this changes
+    a temporary: NaNs stay, float features turn into NaN and token features into the id -9223372036854775808
+    in the row of [PAD]. An empty cell of a token_seq or float_seq column raises "'float' object has no
     attribute 'split'".
 Where: recbole 1.2.1 data/dataset/dataset.py:648,650 (`_fill_nan`) and :501 (`_load_feat`).
 Upstream: none found (looked for pandas 3 in RecBole's issues); RecBole's install threads are 2215 and 2187.
@@ -46,7 +46,7 @@ def apply() -> None:
 
 
 def _read_csv_without_empty_sequences(*args: Any, **kwargs: Any) -> pd.DataFrame:
-    """`pandas.read_csv`, with '' in the empty cells of sequence columns (headers such as `tags:token_seq`)."""
+    """`pandas.read_csv`, with '' in the empty cells of columns such as `tags:token_seq`."""
     import pandas as pd
 
     frame = pd.read_csv(*args, **kwargs)
@@ -57,7 +57,7 @@ def _read_csv_without_empty_sequences(*args: Any, **kwargs: Any) -> pd.DataFrame
 
 
 def _fill_missing_values(self: Dataset) -> None:
-    """Replaces `Dataset._fill_nan`: [PAD] for tokens, the column's mean for floats, no elements for sequences."""
+    """Replaces `Dataset._fill_nan`: tokens become [PAD], floats their column's mean, sequences empty."""
     import numpy as np
     from recbole.utils import FeatureType
 

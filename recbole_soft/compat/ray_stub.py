@@ -8,8 +8,9 @@ Guard: neither `recbole.quick_start` nor the real `ray.tune` is imported yet. Wh
     tried: importing it takes seconds and starts threads.
 Can go when: RecBole imports ray only where it reports to it.
 
-The stand-in is in `sys.modules` only while quick_start itself is loaded; afterwards `import ray` finds the real
-one. Users who tune with a working ray still can: a report reaches the real `ray.tune` if it was imported.
+The stand-in is in `sys.modules` only while quick_start itself is loaded; afterwards `import ray` finds the
+real one. Users who tune with a working ray still can: a report reaches the real `ray.tune` if it was
+imported.
 """
 
 from __future__ import annotations

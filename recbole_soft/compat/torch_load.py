@@ -1,7 +1,7 @@
 """Lets RecBole read back the checkpoints it wrote itself.
 
-Symptom: after the whole training, `Trainer.evaluate` raises "UnpicklingError: Weights only load failed"; so do
-    resuming, `load_data_and_model`, and models that start from a pretrained one.
+Symptom: after the whole training, `Trainer.evaluate` raises "UnpicklingError: Weights only load failed"; so
+    do resuming, `load_data_and_model`, and models that start from a pretrained one.
 Where: recbole 1.2.1 trainer/trainer.py:323,583, quick_start/quick_start.py:250; s3rec.py:120, neumf.py:84-85,
     nais.py:127, convncf.py:82, ract.py:75,84, kd_dagfm.py:56.
 Upstream: https://github.com/RUCAIBox/RecBole/issues/2212 (open), pull request 2219 (open).
@@ -103,7 +103,7 @@ def load_data_and_model(
     dataset = recbole.create_dataset(config)
     loaders = recbole.data_preparation(config, dataset)
 
-    # Seeded again because splitting used the generator; weights outside the state_dict must come out as trained.
+    # As before training: what a model draws outside its state_dict must come out the same.
     recbole.init_seed(config["seed"], config["reproducibility"])
     model = recbole.get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
     model.load_state_dict(checkpoint["state_dict"])

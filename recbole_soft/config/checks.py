@@ -102,13 +102,13 @@ def _injection(run: _Context) -> SettingError | None:
         return run.mistake(f"injection_model_file = {file}: there is no such file", ("injection_model_file",),
                            "give the checkpoint of a trained RecBole model")
     if run["injection"] != "cf" and run.user.get("injection_model_file") is not None:
-        return run.mistake(f"injection_model_file has no effect with injection = {run['injection']}",
+        return run.mistake(f"injection_model_file = {file} has no effect with injection = {run['injection']}",
                            ("injection_model_file", "injection"), "use injection=cf, or remove it")
     return None
 
 
 def _llm_preset(run: _Context) -> SettingError | None:
-    if "llm" not in run.user:
+    if run.user.get("llm") is None:
         return None
     presets = [path.stem for path in (properties_root() / "llm").glob("*.yaml")]
     if run["llm"] in presets:

@@ -7,6 +7,7 @@ Everything is read from RecBole's files as text (its YAML, and `config["..."]` i
 from __future__ import annotations
 
 import ast
+import copy
 import re
 from dataclasses import replace
 from functools import cache
@@ -130,18 +131,23 @@ def recbole_defaults(model: str) -> dict[str, Any]:
              properties / "quick_start_config" / "sequential.yaml")
     values: dict[str, Any] = {}
     for path in files:
-        if path.is_file():
-            values.update(load_yaml(path).values)
-    return values
+        values.update(_yaml_values(path))
+    return copy.deepcopy(values)
 
 
 def sequential_defaults() -> dict[str, Any]:
     """What RecBole gives every sequential model: chronological split, full ranking, repeatable."""
-    return load_yaml(recbole_dir() / "properties" / "quick_start_config" / "sequential.yaml").values
+    return copy.deepcopy(_yaml_values(recbole_dir() / "properties" / "quick_start_config" / "sequential.yaml"))
 
 
 def _model_yaml(name: str) -> Path:
     return recbole_dir() / "properties" / "model" / f"{name}.yaml"
+
+
+@cache
+def _yaml_values(path: Path) -> dict[str, Any]:
+    """Values of one of RecBole's files, shared by all callers: copy before handing out."""
+    return load_yaml(path).values if path.is_file() else {}
 
 
 @cache

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from recbole.config import Config
+
 from recbole_soft.config import layers
 from recbole_soft.config.schema import SETTINGS
 from recbole_soft.config.sources import user_settings

@@ -19,7 +19,6 @@ from recbole_soft.errors import SettingError, nearest
 from recbole_soft.registry import (
     LLM_FAMILY,
     MODELS,
-    PACKAGE_DIR,
     SCHEDULES,
     STRATEGIES,
     TRADITIONAL_FAMILY,
@@ -101,8 +100,7 @@ def _known_keys(model: str, family: str, components: list[Component]) -> KnownKe
     typed.update(layers.known_settings(components))
     untyped = recbole_keys.general_keys()
     if family == TRADITIONAL_FAMILY:
-        source = PACKAGE_DIR.parent.joinpath(*MODELS[model].module.split(".")).with_suffix(".py")
-        untyped |= recbole_keys.source_keys(source)
+        untyped |= recbole_keys.source_keys(MODELS[model].path)
     elif family != LLM_FAMILY:
         untyped |= recbole_keys.model_keys(model)
     else:

@@ -149,6 +149,8 @@ def _to_entries(value: Any) -> list[Any]:
     """A list, a tuple, `[a, b]`, `a,b` or a single entry."""
     value = parsed(value)
     if isinstance(value, str):
+        if value.lstrip().startswith(("[", "{")):
+            raise _NotAllowedError  # brackets that do not close
         value = [part.strip() for part in value.split(",")]
     entries = list(value) if isinstance(value, (list, tuple)) else [value]
     if not entries:

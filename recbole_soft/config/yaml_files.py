@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
+
 from recbole_soft.errors import SettingError
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent

@@ -65,7 +65,11 @@ def _fetch(url: str, archive: Path, name: str) -> None:
                     file.write(chunk)
                     bar.update(len(chunk))
     except CONNECTION_ERRORS as error:
-        raise DataError(f"no download from {url} ({getattr(error, 'reason', None) or error})", where=url,
+        cause = getattr(error, "reason", error)
+        if isinstance(error, urllib.error.HTTPError):  # an answer such as 404, which holds its connection open
+            cause = str(error)
+            error.close()
+        raise DataError(f"no download from {url} ({cause})", where=url,
                         remedy="check the connection to the internet") from error
     received = archive.stat().st_size
     if total is not None and received != total:

@@ -30,12 +30,6 @@ def causal_language_model(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def token_embeddings(model: nn.Module, tokens: Tokens) -> Tensor:
-    """Input embeddings `[len(tokens), d]` of a token list."""
-    table = causal_language_model(model).get_input_embeddings()
-    return table(torch.tensor(tokens, dtype=torch.long, device=table.weight.device))
-
-
 def plain_nll(
     model: nn.Module,
     prompts: Sequence[Tokens],

@@ -145,8 +145,7 @@ def _new_model(settings: TinySettings, vocabulary: int):
 def _pretrain(model, tokenizer, corpus: Corpus, settings: TinySettings, progress) -> list[float]:
     """Next-token training on drawn documents; returns the loss of every step."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.learning_rate, total_steps=max(settings.steps, 1), pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings.steps))
     losses: list[float] = []
     model.train()
     for _ in range(settings.steps):
@@ -161,6 +160,14 @@ def _pretrain(model, tokenizer, corpus: Corpus, settings: TinySettings, progress
             progress(1)
     model.eval()
     return losses
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the highest learning rate: linear warm-up over a tenth of the steps, then half a cosine."""
+    warmup = max(1, steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def _document_loss(model, tokenizer, documents: Sequence[tuple[str, str]]) -> torch.Tensor:

@@ -52,8 +52,8 @@ def observe_everything() -> dict[str, Any]:
 def outcome(show: Callable[[], str]) -> str:
     try:
         return show()
-    # Any failure is what we came to see.
-    except Exception as error:
+    # Whatever the failure, it is what we came to see.
+    except Exception as error:  # noqa: BLE001
         return f"{type(error).__name__}: {error}"
 
 

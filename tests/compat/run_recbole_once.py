@@ -35,9 +35,12 @@ def main() -> None:
     sys.argv[1:] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        import_compat().apply()
+        compat = import_compat()
+        # As `import recbole_soft` does it: RecBole is mended by the import below, not by us.
+        compat.when_recbole_is_imported(compat.apply)
         result = train_and_load()
     result["warnings"] = sorted({f"{seen.category.__name__}: {seen.message}" for seen in caught})
+    result["watchers_left"] = [str(finder) for finder in sys.meta_path if "RecBole" in type(finder).__name__]
     result["ray_modules"] = sorted(name for name in sys.modules if name.split(".")[0] == "ray")
     json.dump(result, output)
 

@@ -78,10 +78,10 @@ def test_numpy_names_keep_what_numpy_already_has(monkeypatch: pytest.MonkeyPatch
     import numpy as np
 
     for name in ("int", "float", "complex", "object", "str", "unicode"):
-        # Registered with monkeypatch so that they are gone again after the test.
-        monkeypatch.setattr(np, name, "already there", raising=False)
+        # Set through monkeypatch so that they are gone again after the test.
+        monkeypatch.setitem(vars(np), name, "already there")
     numpy_names._set_missing_names()
     assert vars(np)["float"] == "already there"
-    monkeypatch.delattr(np, "float")
+    del vars(np)["float"]
     numpy_names._set_missing_names()
     assert vars(np)["float"] is np.float64

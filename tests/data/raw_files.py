@@ -1,4 +1,4 @@
-"""Raw Amazon files as ugly as the real ones, with what is expected of them; used by the tests of this folder."""
+"""Raw Amazon files as ugly as the real ones, with what is expected of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from recbole_soft.data.amazon import prepare_amazon
+from recbole_soft.data.manifest import Manifest
 
 MILLISECONDS = 1_400_000_000_123
 SECONDS = 1_400_000_000
@@ -68,7 +71,8 @@ def metadata_record(edition: str, number: int) -> dict[str, Any]:
                          "store": "A, B"}
     if edition == "amazon-2018":
         return record | {"asin": item_id(number), "category": categories, "main_cat": "General"}
-    return record | {"asin": item_id(number), "categories": [categories, ["second", "path"]], "main_cat": "General"}
+    paths = [categories, ["second", "path"]]
+    return record | {"asin": item_id(number), "categories": paths, "main_cat": "General"}
 
 
 def metadata_line(edition: str, number: int) -> str:
@@ -81,16 +85,19 @@ def rating_line(edition: str, user: str, item: str, rating: str, timestamp: int)
     return f"{ids},{rating},{timestamp}"
 
 
-def write_text(path: Path, lines: list[str], *, zipped: bool = False, newline: str = "\n", bom: bool = False) -> Path:
+def write_text(
+    path: Path, lines: list[str], *, zipped: bool = False, newline: str = "\n", bom: bool = False
+) -> Path:
     data = (("\ufeff" if bom else "") + newline.join([*lines, ""])).encode()
     path.write_bytes(gzip.compress(data) if zipped else data)
     return path
 
 
 def write_pair(
-    folder: Path, edition: str, *, header: bool = False, zipped: bool = False, newline: str = "\n", bom: bool = False
+    folder: Path, edition: str,
+    *, header: bool = False, zipped: bool = False, newline: str = "\n", bom: bool = False,
 ) -> RawPair:
-    """Three users rate every item, out of time order; every fifth row stands twice; two items are never rated."""
+    """Three users rate the items, out of time order; each fifth row stands twice; two items are not rated."""
     start = MILLISECONDS if edition == "amazon-2023" else SECONDS
     rated = [number for number in range(len(TITLES)) if number not in (4, 13)]
     raw, kept, lost, duplicates = [], [], 0, 0
@@ -117,3 +124,28 @@ def write_pair(
     ]
     untitled = sum(title is None for _, title in TITLES)
     return RawPair(ratings, metadata, kept, items, untitled, lost, duplicates)
+
+
+def write_dense_pair(folder: Path) -> tuple[Path, Path]:
+    """Ten users rate ten items each (a 10-core), one more user rates one item; one item is not rated."""
+    records = [{"asin": item_id(number), "title": f"Title {number}"} for number in range(11)]
+    rows = [f"AEUSER{user:07d},{item_id(item)},5.0,{SECONDS}" for user in range(10) for item in range(10)]
+    rows.append(f"AEONCE,{item_id(3)},5.0,{SECONDS}")
+    return (write_text(folder / "ratings", rows),
+            write_text(folder / "metadata", [json.dumps(record) for record in records]))
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of an atomic file without its header."""
+    return path.read_text(encoding="utf-8").split("\n")[1:-1]
+
+
+def one_item(folder: Path) -> Path:
+    """A metadata file with the first item alone."""
+    return write_text(folder / "one_item.jsonl", [metadata_line("amazon-2023", 0)])
+
+
+def prepare(
+    ratings: Path, metadata: Path, out: Path, name: str = "toy", *, k_core: int | None = None
+) -> Manifest:
+    return prepare_amazon(ratings, metadata, out, name, k_core=k_core, progress=False)
