@@ -56,7 +56,8 @@ class Exponential(Schedule):
     def weight(self, signal: EpochSignal) -> float:
         if signal.distance is None or not signal.first_distance:
             return 1.0
-        return min(1.0, math.exp(self.alpha * (signal.distance / signal.first_distance - 1.0)))
+        # min(1, exp(x)) = exp(min(0, x)), which cannot overflow
+        return math.exp(min(0.0, self.alpha * (signal.distance / signal.first_distance - 1.0)))
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _fetch(url: str, archive: Path, name: str) -> None:
                     bar.update(len(chunk))
     except CONNECTION_ERRORS as error:
         cause = getattr(error, "reason", error)
-        if isinstance(error, urllib.error.HTTPError):  # an answer such as 404, which holds its connection open
+        if isinstance(error, urllib.error.HTTPError):  # an answer such as 404; it holds a connection
             cause = str(error)
             error.close()
         raise DataError(f"no download from {url} ({cause})", where=url,

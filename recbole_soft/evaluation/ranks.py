@@ -71,15 +71,27 @@ METRICS = {"HR": hit, "NDCG": ndcg}
 
 
 def metric_table(ranks: np.ndarray, cutoffs: Sequence[int], seed: int = 0) -> dict[str, dict[str, float]]:
-    """Value and 95 % interval of every metric at every cut-off.
+    """Value and 95 % interval of every metric at every cut-off: Wilson's for HR, bootstrap for NDCG.
 
     Returns:
         {"HR@5": {"value", "low", "high"}, ...}.
     """
     rows = {f"{name}@{k}": function(ranks, k) for name, function in METRICS.items() for k in cutoffs}
-    low, high = bootstrap_interval(np.stack(list(rows.values()), axis=1), seed)
-    return {name: {"value": float(values.mean()), "low": float(low[i]), "high": float(high[i])}
-            for i, (name, values) in enumerate(rows.items())}
+    lows, highs = bootstrap_interval(np.stack(list(rows.values()), axis=1), seed)
+    table = {}
+    for (name, values), low, high in zip(rows.items(), lows, highs, strict=True):
+        if name.startswith("HR"):
+            low, high = wilson_interval(int(values.sum()), len(values))
+        table[name] = {"value": float(values.mean()), "low": float(low), "high": float(high)}
+    return table
+
+
+def wilson_interval(hits: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share; unlike the bootstrap it does not collapse when nothing is hit."""
+    share = hits / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def bootstrap_interval(

@@ -36,7 +36,7 @@ def _gain(before: float, after: float) -> str:
 def _caption(record: Mapping[str, Any]) -> str:
     data = record["data"]
     return (f"{record['dataset']}: {data['test_windows']} test windows, {data['items']} candidate items, "
-            f"full ranking; brackets: 95 % bootstrap interval over test windows")
+            f"full ranking; brackets: 95 % interval over test windows")
 
 
 def _framed(rows: Sequence[Sequence[str]]) -> str:

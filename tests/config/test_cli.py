@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -148,11 +148,12 @@ def test_answers_import_nothing_heavy(words):
 
 def test_help_answers_in_under_a_second():
     def measured() -> float:
-        start = time.perf_counter()
+        """Processor time, as the wall clock also measures what else the machine is doing."""
+        before = os.times()
         subprocess.run([sys.executable, "run_recbole_soft.py", "--help"], cwd=ROOT, capture_output=True, check=True)
-        return time.perf_counter() - start
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
-    # The best of three: the machine may be busy with something else.
     assert min(measured() for _ in range(3)) < 1.0
 
 

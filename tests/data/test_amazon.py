@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_files import (
+
+from recbole_soft.data import amazon
+from recbole_soft.data.amazon import k_core_mask
+from recbole_soft.data.atomic import read_atomic
+from recbole_soft.data.manifest import PUBLISHED_SIZES, DataSize
+from recbole_soft.data.raw_metadata import clean_cell
+from recbole_soft.errors import DataError, SettingError
+from tests.data.raw_files import (
     EDITIONS,
     MILLISECONDS,
     SECONDS,
@@ -22,13 +29,6 @@ from raw_files import (
     write_pair,
     write_text,
 )
-
-from recbole_soft.data import amazon
-from recbole_soft.data.amazon import k_core_mask
-from recbole_soft.data.atomic import read_atomic
-from recbole_soft.data.manifest import PUBLISHED_SIZES, DataSize
-from recbole_soft.data.raw_metadata import clean_cell
-from recbole_soft.errors import DataError, SettingError
 
 USER, OTHER = "AEUSER0000001", "AEUSER0000002"
 

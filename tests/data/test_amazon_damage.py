@@ -7,12 +7,12 @@ import gzip
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_files import MILLISECONDS, SECONDS, item_id, lines_of, metadata_line, one_item, prepare, write_text
 
 from recbole_soft.data import raw_files
 from recbole_soft.data.manifest import DataSize
 from recbole_soft.data.raw_files import LineTally, RawFile
 from recbole_soft.errors import DataError
+from tests.data.raw_files import MILLISECONDS, SECONDS, item_id, lines_of, metadata_line, one_item, prepare, write_text
 
 USER, OTHER = "AEUSER0000001", "AEUSER0000002"
 

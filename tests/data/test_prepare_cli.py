@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from raw_files import write_dense_pair
 
 from recbole_soft.data.prepare_cli import main
 from recbole_soft.errors import SettingError
+from tests.data.raw_files import write_dense_pair
 
 
 def test_the_command_prepares_and_prints_a_table(tmp_path, capsys):
