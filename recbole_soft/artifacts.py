@@ -36,10 +36,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes JSON in UTF-8, atomically; what JSON cannot hold becomes text."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """Reads a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -20,6 +20,7 @@ from recbole_soft.config.validate import validate
 from recbole_soft.errors import EXIT_CODE, SettingError, UserError
 
 INTERRUPTED = 130
+SUBCOMMANDS = {"prepare": "recbole_soft.data.prepare_cli", "plot": "recbole_soft.reporting.plot_cli"}
 EXAMPLE = "python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"
 
 _OPTION = re.compile(r"--([A-Za-z]\w*(?:-\w+)*)=(.*)\Z", re.DOTALL)
@@ -64,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    if words[:1] == ["prepare"]:
-        return int(importlib.import_module("recbole_soft.data.prepare_cli").main(words[1:]) or 0)
+    if words and words[0] in SUBCOMMANDS:
+        return int(importlib.import_module(SUBCOMMANDS[words[0]]).main(words[1:]) or 0)
     if not words or "--help" in words or "-h" in words or words == ["help"]:
         sys.stdout.write(cli_help.help_text())
         sys.stdout.flush()
@@ -84,6 +85,7 @@ def _run(command_line: dict[str, str]) -> None:
     validate(settings, sources, model, dataset)
     for name in ("model", "dataset"):
         command_line.pop(name, None)
+    importlib.import_module("recbole_soft.run_log").quiet_libraries()
     run: Any = importlib.import_module("recbole_soft.run")
     run.run_recbole_soft(model=model, dataset=dataset, config_file_list=config_files,
                          command_line=command_line)

@@ -61,8 +61,10 @@ def summarise(windows: Sequence[DistilledWindow]) -> dict[str, float | int | Non
 
 
 def write_distilled(path: Path, windows: Sequence[DistilledWindow]) -> None:
+    """Writes one JSON line per window, atomically."""
     write_text(path, "".join(json.dumps(asdict(window), ensure_ascii=False) + "\n" for window in windows))
 
 
 def read_distilled(path: Path) -> list[DistilledWindow]:
+    """Reads what `write_distilled` wrote."""
     return [DistilledWindow(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

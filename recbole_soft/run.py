@@ -13,6 +13,7 @@ import numpy as np
 from recbole_soft import plugin
 from recbole_soft.artifacts import content_key, make_folder, write_text
 from recbole_soft.data.sources import find_dataset
+from recbole_soft.errors import DataError
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.record import commit, machine, peak_memory, versions, write_record, write_rows
 from recbole_soft.reporting.table import result_table
@@ -75,6 +76,7 @@ def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
     init_seed(config["seed"], config["reproducibility"])
     find_dataset(config["dataset"], str(Path(config["data_path"]).parent))
     data = SoftDataset(config)
+    _fit_cutoffs(config, data.item_num)
     splits = data_preparation(config, data)
     clock.lap("data")
     logger.info("%s: %s", config["dataset"], data.counts)
@@ -91,6 +93,18 @@ def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
         "best_valid_result": outcome["best_valid_result"], "test_result": outcome["test_result"],
         "record": record, "record_path": str(path), "table": table,
     }
+
+
+def _fit_cutoffs(config, item_num: int) -> None:
+    """Leaves out cut-offs beyond a small catalogue, where RecBole would stop with an exception."""
+    needed = int(config["valid_metric"].partition("@")[2] or 1)
+    if needed > item_num:
+        raise DataError(f"{config['valid_metric']} decides between epochs, but there are only {item_num - 1} items",
+                        where=config["dataset"], remedy="use more data, or for instance --valid_metric=Hit@1 --topk=[1]")
+    kept = [k for k in config["topk"] if k <= item_num]
+    if kept != config["topk"]:
+        logger.warning("only %d items: cut-offs %s of %s are used", item_num - 1, kept, config["topk"])
+        config["topk"] = kept
 
 
 def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[str, Any]:

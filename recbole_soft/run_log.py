@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,13 @@ def log_to(path: Path, level: str = "INFO") -> Iterator[None]:
             root.removeHandler(handler)
             handler.close()
         root.setLevel(before)
+
+
+def quiet_libraries() -> None:
+    """Hides warnings about RecBole's own code, which a user can do nothing about."""
+    warnings.filterwarnings("ignore", module=r"recbole\.|thop")
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -55,7 +55,8 @@ def toy_settings(toy_path: Path, shared_artifacts: Path, tmp_path: Path) -> Call
             "user_inter_num_interval": "[2,inf)", "item_inter_num_interval": "[2,inf)",
             "train_sample": 64, "valid_sample": 16, "test_sample": 24, "epochs": 2, "train_batch_size": 16,
             "micro_batch_size": 8, "tiny_hidden_size": 32, "tiny_layers": 2, "tiny_heads": 2, "tiny_vocabulary": 400,
-            "tiny_steps": 20, "tiny_batch_size": 8, "max_new_tokens": 8, "num_beams": 2, **changes,
+            "tiny_steps": 20, "tiny_batch_size": 8, "max_new_tokens": 8, "num_beams": 2,
+            "topk": [1, 5, 10, 20], **changes,
         }
 
     return make

@@ -145,7 +145,8 @@ def _is_repeated(table: Ratings) -> np.ndarray:
 
 
 def _size(users: np.ndarray, items: np.ndarray) -> DataSize:
-    return DataSize(len(np.unique(users)), len(np.unique(items)), len(users))
+    # Numbers from 0 are counted faster than they are sorted or hashed.
+    return DataSize(np.count_nonzero(np.bincount(users)), np.count_nonzero(np.bincount(items)), len(users))
 
 
 def _warnings(

@@ -120,10 +120,10 @@ class _RatingsReader:
         self._add(_parse(block, self.fields), line_numbers)
 
     def _add(self, frame: pd.DataFrame, line_numbers: np.ndarray) -> None:
-        users, items = frame["user"].cat, frame["item"].cat
+        (users, user_names), (items, item_names) = _distinct(frame["user"]), _distinct(frame["item"])
         ratings, times = frame["rating"].to_numpy("float64"), frame["timestamp"].to_numpy("float64")
-        item_rows = np.array([self._item_row(item) for item in _names(items)], dtype=np.int32)[items.codes]
-        user_is_usable = np.array([is_usable_id(user) for user in _names(users)], dtype=bool)[users.codes]
+        item_rows = np.array([self._item_row(item) for item in item_names], dtype=np.int32)[items]
+        user_is_usable = np.array([is_usable_id(user) for user in user_names], dtype=bool)[users]
 
         bad_number = ~(np.isfinite(ratings) & np.isfinite(times))
         bad_time = ~bad_number & ((times < 0) | (times >= LATEST_TIMESTAMP))
@@ -136,9 +136,9 @@ class _RatingsReader:
         self.unknown_items += int((usable & (item_rows == UNKNOWN_ITEM)).sum())
         self.untitled_items += int((usable & (item_rows == UNTITLED_ITEM)).sum())
         if not self.example_item and usable.any():
-            self.example_item = str(frame["item"].iloc[int(usable.argmax())])
+            self.example_item = item_names[items[usable.argmax()]]
         kept = usable & (item_rows >= 0)
-        self.parts.append((self._numbers_of_users(frame["user"], kept), item_rows[kept],
+        self.parts.append((self._numbers_of_users(users[kept], user_names), item_rows[kept],
                            ratings[kept].astype(np.float32), times[kept]))
 
     def _item_row(self, item: str) -> int:
@@ -149,12 +149,12 @@ class _RatingsReader:
             return UNTITLED_ITEM
         return UNKNOWN_ITEM if is_usable_id(item) else UNUSABLE_ITEM
 
-    def _numbers_of_users(self, users: pd.Series, kept: np.ndarray) -> np.ndarray:
-        codes, names = users.cat.codes.to_numpy()[kept], _names(users.cat)
+    def _numbers_of_users(self, users: np.ndarray, names: list[str]) -> np.ndarray:
+        """[rows] numbers that hold for the whole file, from positions in the names of one block."""
         numbers = np.zeros(len(names), dtype=np.int32)
-        for present in np.flatnonzero(np.bincount(codes, minlength=len(numbers))).tolist():
-            numbers[present] = self.user_numbers.setdefault(names[present], len(self.user_numbers))
-        return numbers[codes]
+        for user in np.flatnonzero(np.bincount(users, minlength=len(names))).tolist():
+            numbers[user] = self.user_numbers.setdefault(names[user], len(self.user_numbers))
+        return numbers[users]
 
     def finish(self) -> Ratings:
         if not self.usable:
@@ -194,36 +194,38 @@ def _header_fields(line: bytes, file: RawFile) -> tuple[str, ...]:
 
 
 def _parse(block: bytes, fields: tuple[str, ...]) -> pd.DataFrame:
-    """A block of checked lines as a table; ids as categories, numbers as float64, NaN for anything else."""
+    """A block of checked lines as a table; ids as text, numbers as float64, NaN for anything else."""
     wanted = [name for name in fields if not name.startswith("-")]
     numeric = ("rating", "timestamp")
-    types = {name: "float64" if name in numeric else "category" for name in wanted}
 
-    def read(dtypes: dict[str, str]) -> pd.DataFrame:
+    def read(type_of_numbers: str) -> pd.DataFrame:
+        # Not "category": pandas makes numbers of ids such as 0700026398 when all ids of a block are digits.
+        types = {name: type_of_numbers if name in numeric else "object" for name in wanted}
         return pd.read_csv(
-            io.BytesIO(block), header=None, names=list(fields), usecols=wanted, dtype=dtypes, index_col=False,
+            io.BytesIO(block), header=None, names=list(fields), usecols=wanted, dtype=types, index_col=False,
             engine="c", na_filter=False, quoting=csv.QUOTE_NONE, skip_blank_lines=False, low_memory=False,
         )
 
     try:
-        return read(types)
+        return read("float64")
     except ValueError:
-        frame = read({name: "str" if name in numeric else "category" for name in wanted})
+        frame = read("object")
         for name in numeric:
             frame[name] = pd.to_numeric(frame[name], errors="coerce")
         return frame
 
 
-def _names(column: pd.Series.cat) -> list[str]:
-    """The distinct values of a category column, in the order of their codes, stripped."""
-    return [name.strip() for name in column.categories.tolist()]
+def _distinct(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """[rows] position of each value among the distinct values, and these, stripped."""
+    positions, values = pd.factorize(column.to_numpy(dtype=object))
+    return positions, [value.strip() for value in values]
 
 
 def _detected_order(frame: pd.DataFrame, metadata: Metadata) -> tuple[str, ...]:
     """Which of the first two columns holds the items: users come first in 2014, items in 2018."""
 
     def item_share(column: str) -> tuple[float, float]:
-        names = _names(frame[column].cat)
+        names = _distinct(frame[column])[1]
         in_metadata = sum(name in metadata.row_of or name in metadata.untitled for name in names)
         return in_metadata / len(names), sum(len(name) == ASIN_LENGTH for name in names) / len(names)
 

@@ -234,9 +234,7 @@ def top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best, where.gather(-1, which)
 
 
-def _finish(
-    state: _State, candidates: _Candidates, finishing: Tensor, length: int, settings: BeamSettings
-) -> None:
+def _finish(state: _State, candidates: _Candidates, finishing: Tensor, length: int, settings: BeamSettings) -> None:
     """Lets candidates that end here compete for the finished places. Only the best K candidates may."""
     beams = settings.num_beams
     scores = candidates.totals[:, :beams] / (length**settings.length_penalty)
@@ -248,9 +246,7 @@ def _finish(
     state.best_tokens = torch.cat((state.best_tokens, tokens), dim=1).take_along_dim(which.unsqueeze(-1), dim=1)
 
 
-def _continue(
-    state: _State, candidates: _Candidates, ends: Tensor, length: int, beams: int
-) -> tuple[Tensor, Tensor]:
+def _continue(state: _State, candidates: _Candidates, ends: Tensor, length: int, beams: int) -> tuple[Tensor, Tensor]:
     """Makes the best candidates that do not end the open beams. Returns their parents and newest tokens."""
     totals, which = candidates.totals.masked_fill(ends, -torch.inf).topk(beams, dim=1)
     chosen = candidates.pick(which, totals)

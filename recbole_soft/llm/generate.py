@@ -145,9 +145,7 @@ def reference_beam_search(
     return [[beam for beam in row if _is_real(beam, settings, trie)] for row in of_prompts]
 
 
-def _generation_config(
-    settings: BeamSettings, steps: int, eos_ids: Sequence[int], pad_id: int
-) -> GenerationConfig:
+def _generation_config(settings: BeamSettings, steps: int, eos_ids: Sequence[int], pad_id: int) -> GenerationConfig:
     return GenerationConfig(
         do_sample=False,
         num_beams=settings.num_beams,
@@ -178,18 +176,13 @@ class _CatalogueOnly(LogitsProcessor):
         return self._trie.mask_logits(scores, nodes)
 
 
-def _greedy_scores(
-    output, answers: list[list[int]], settings: BeamSettings, eos_ids: Sequence[int]
-) -> list[float]:
+def _greedy_scores(output, answers: list[list[int]], settings: BeamSettings, eos_ids: Sequence[int]) -> list[float]:
     """One beam is a greedy search to ``transformers``, which then gives no scores."""
     log_probs = torch.log_softmax(torch.stack(output.logits, dim=1).float(), dim=-1)
     tokens = torch.tensor(answers, device=log_probs.device)
     of_tokens = log_probs.gather(2, tokens.unsqueeze(-1)).squeeze(-1).tolist()
     lengths = [next((i + 1 for i, token in enumerate(row) if token in eos_ids), len(row)) for row in answers]
-    return [
-        sum(row[:length]) / length**settings.length_penalty
-        for row, length in zip(of_tokens, lengths, strict=True)
-    ]
+    return [sum(row[:length]) / length**settings.length_penalty for row, length in zip(of_tokens, lengths, strict=True)]
 
 
 def _cut(tokens: list[int], score: float, eos_ids: Sequence[int]) -> Beam:

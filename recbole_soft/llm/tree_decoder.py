@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from recbole_soft.llm.tree_attention import grouped_attention
+
 Prompt = Sequence[int] | Tensor
 """Token ids, or input embeddings ``[length, d]`` where a prompt holds vectors that no token has."""
 
@@ -212,15 +214,16 @@ class TreeDecoder:
         return torch.where(visible, torch.zeros_like(blocked), blocked)
 
     def _forward(self, inputs: dict[str, Tensor], mask: Tensor, positions: Tensor, **options) -> Tensor:
-        outputs = self.model(
-            **inputs,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            return_dict=True,
-            **options,
-        )
+        with grouped_attention(self.model.config):
+            outputs = self.model(
+                **inputs,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                return_dict=True,
+                **options,
+            )
         return outputs.logits
 
 

@@ -127,9 +127,7 @@ def _both_ways(model: nn.Module) -> tuple[Tensor, Tensor]:
     decoder.prefill()
     device = decoder.device
     decoder.step(torch.tensor([first] * 2, device=device), torch.zeros(2, 2, dtype=torch.int64, device=device))
-    as_tree = decoder.step(
-        torch.tensor([second] * 2, device=device), torch.tensor([parents] * 2, device=device)
-    )
+    as_tree = decoder.step(torch.tensor([second] * 2, device=device), torch.tensor([parents] * 2, device=device))
     paths = [
         [model(input_ids=torch.tensor([[*prompt, first[parent], last]], device=device)).logits[0, -1]
          for parent, last in zip(parents, second, strict=True)]

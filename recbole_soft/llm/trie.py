@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -147,9 +147,7 @@ def _flatten(sequences: Sequence[Sequence[int]], eos_id: int) -> tuple[np.ndarra
         raise DataError("The catalogue has no titles to decode.", remedy="check the item file and its filters")
     plain_lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     if plain_lengths.min() == 0:
-        raise DataError(
-            "A title has no tokens.", f"title number {int(plain_lengths.argmin())}", "give the item a text"
-        )
+        raise DataError("A title has no tokens.", f"title number {int(plain_lengths.argmin())}", "give the item a text")
     plain = np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=int(plain_lengths.sum()))
     if plain.min() < 0 or (plain == eos_id).any():
         raise DataError(
@@ -173,9 +171,7 @@ def _assemble(keys_by_depth: list[np.ndarray], stride: int, eos_id: int) -> Toke
     child_count = np.bincount(edge_key[1:] // stride, minlength=len(edge_key))
     first_child = 1 + np.concatenate(([0], np.cumsum(child_count)[:-1]))
     depth_starts = np.concatenate(([0, 1], 1 + np.cumsum([len(keys) for keys in keys_by_depth])))
-    widths = tuple(
-        int(child_count[start:end].max()) for start, end in zip(depth_starts[:-1], depth_starts[1:], strict=True)
-    )
+    widths = tuple(int(child_count[start:end].max()) for start, end in pairwise(depth_starts))
     arrays = (first_child, child_count, token, edge_key)
     return TokenTrie(
         **{name: torch.from_numpy(array.astype(np.int64)) for name, array in zip(_ARRAYS, arrays, strict=True)},

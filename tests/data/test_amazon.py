@@ -128,6 +128,13 @@ def test_k_core_equals_removal_row_by_row(rows, k):
     assert k_core_mask(users, items, k).tolist() == k_core_by_brute_force(rows, k)
 
 
+def test_ids_of_digits_stay_as_they_are(tmp_path):
+    metadata = write_text(tmp_path / "m", [json.dumps({"asin": "0700026398", "title": "A book"})])
+    manifest = prepare(write_text(tmp_path / "r", [f"0700026398,007,5.0,{SECONDS}"]), metadata, tmp_path)
+    assert manifest.formats["ratings_columns"] == "item,user,rating,timestamp"
+    assert lines_of(tmp_path / "toy" / "toy.inter") == [f"007\t0700026398\t5.0\t{SECONDS}"]
+
+
 def test_core_sizes_and_the_core_that_is_written(tmp_path):
     ratings, metadata = write_dense_pair(tmp_path)
     everything = prepare(ratings, metadata, tmp_path, "all")

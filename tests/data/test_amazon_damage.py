@@ -12,7 +12,16 @@ from recbole_soft.data import raw_files
 from recbole_soft.data.manifest import DataSize
 from recbole_soft.data.raw_files import LineTally, RawFile
 from recbole_soft.errors import DataError
-from tests.data.raw_files import MILLISECONDS, SECONDS, item_id, lines_of, metadata_line, one_item, prepare, write_text
+from tests.data.raw_files import (
+    MILLISECONDS,
+    SECONDS,
+    item_id,
+    lines_of,
+    metadata_line,
+    one_item,
+    prepare,
+    write_text,
+)
 
 USER, OTHER = "AEUSER0000001", "AEUSER0000002"
 

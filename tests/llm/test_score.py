@@ -15,7 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from recbole_soft.llm import score as score_module
 from recbole_soft.llm.packed_forward import SHORTEST_SHARED_PREFIX, PackedRun
 from recbole_soft.llm.packing import ResponseTree, Window, common_prefix_length, group_by_length
+from recbole_soft.llm.plain_score import causal_language_model
 from recbole_soft.llm.score import score_responses, supports_packing
+
+# peft 0.21 still asks for the old name of a property of transformers (peft_model.py:184).
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 VOCABULARY = 96
 FAMILIES = ("llama", "qwen2", "gpt2", "qwen3", "gemma", "opt", "cohere", "granite", "mistral", "phi3")
@@ -104,11 +108,12 @@ def gradients(model, loss):
 
 def assert_equal_gradients(found, expected, tolerance=1e-5):
     assert found.keys() == expected.keys()
-    # A parameter whose gradient is zero in exact arithmetic (the bias of a key) holds nothing but rounding.
-    floor = 1e-3 * max(float(gradient.abs().max()) for gradient in expected.values())
+    # A parameter whose gradient is zero in exact arithmetic (OPT's bias of a key) holds nothing but rounding.
+    rounding = 1e-6 * max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():
-        scale = max(float(gradient.abs().max()), floor)
-        assert float((found[name] - gradient).abs().max()) <= tolerance * scale, name
+        scale = float(gradient.abs().max())
+        allowed = tolerance * scale if scale > rounding else rounding
+        assert float((found[name] - gradient).abs().max()) <= allowed, name
 
 
 def assert_equals_oracle(model, prompts, responses):
@@ -219,10 +224,14 @@ def test_gradient_checkpointing_changes_nothing(lora):
     model, (prompts, responses) = make_model(lora=lora), make_batch()
     expected = gradients(model, weighted([oracle(model, prompts, of_name) for of_name in responses.values()]))
     model.train()
-    model.gradient_checkpointing_enable()
+    # The name since transformers 5.2x; the older one warns.
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    recomputed = []
+    causal_language_model(model).model.layers[0].mlp.register_forward_hook(lambda *_: recomputed.append(1))
     model.enable_input_require_grads()
     scores = score_responses(model, prompts, responses)
     assert_equal_gradients(gradients(model, weighted([scores[name].nll for name in responses])), expected)
+    assert len(recomputed) > 1
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -1,0 +1,37 @@
+"""`python run_recbole_soft.py plot --run=saved/RUN [--out=curriculum.png]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_soft.errors import SettingError, UserError, nearest
+from recbole_soft.reporting.plots import plot_curriculum
+from recbole_soft.reporting.record import RECORD_FILE
+
+OPTIONS = ("run", "out")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draws tau, d_t and the losses of a run; returns the exit code."""
+    values = {}
+    for word in argv:
+        key, is_set, value = word.removeprefix("--").partition("=")
+        if not is_set or key not in OPTIONS:
+            raise SettingError(f"'{word}' is not an option of plot", "command line",
+                               f"{nearest(key, OPTIONS)} For example: plot --run=saved/RUN --out=curriculum.png")
+        values[key] = value
+    if "run" not in values:
+        raise SettingError("--run is missing", "command line", "plot --run=saved/RUN")
+    folder = Path(values["run"])
+    record_path = folder / RECORD_FILE if folder.is_dir() else folder
+    try:
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError("there is no readable record of a run", where=str(record_path),
+                        remedy="give the folder that a finished run printed") from error
+    path = plot_curriculum(record, Path(values.get("out", folder / "curriculum.png")))
+    sys.stdout.write(f"{path}\n")
+    return 0

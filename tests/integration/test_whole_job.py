@@ -1,0 +1,179 @@
+"""The whole job on toy data: learning, equivalences, artefacts, the record."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_soft.run import run_recbole_soft
+
+LEARNING = {"epochs": 6, "train_sample": "full", "tiny_steps": 60, "learning_rate": 3e-3, "valid_sample": "full",
+            "test_sample": "full", "train_batch_size": 16, "warmup_steps": 5, "mask_history": "none"}
+
+
+def run(model, settings):
+    return run_recbole_soft(model, "toy", config_dict=settings)
+
+
+def values(result, stage=-1):
+    return {name: metric["value"] for name, metric in result["record"]["results"][stage]["metrics"].items()}
+
+
+@pytest.fixture(scope="module")
+def learned(toy_path, shared_artifacts, tmp_path_factory):
+    base = {"data_path": str(toy_path), "checkpoint_dir": str(tmp_path_factory.mktemp("learned")),
+            "artifacts_dir": str(shared_artifacts), "show_progress": False, "state": "WARNING",
+            "user_inter_num_interval": "[2,inf)", "item_inter_num_interval": "[2,inf)",
+            "tiny_hidden_size": 48, "tiny_layers": 2, "tiny_heads": 2, "tiny_vocabulary": 400, "tiny_batch_size": 8,
+            "max_new_tokens": 8, "num_beams": 2, "topk": [1, 5, 10, 20], **LEARNING}
+    return run("BIGRec_SOFT", {**base, "alpha": 10.0}), run("Pop", {**base, "epochs": 1})
+
+
+def test_sft_learns_a_planted_rule_that_popularity_cannot_see(learned):
+    soft, pop = learned
+    assert values(soft, 0)["HR@1"] > 0.5
+    assert values(soft, 0)["HR@1"] > 5 * values(pop)["HR@1"]
+
+
+def test_self_distilled_answers_are_easier_than_the_true_ones(learned):
+    curves = learned[0]["record"]["curves"]
+    first = {row["stage"]: row for row in curves if row["epoch"] == 0}
+    assert first["soft"]["tau"] == 1.0
+    assert first["soft"]["loss_sdft"] < first["sft"]["loss_sft"]
+
+
+def test_tau_follows_the_distance(learned):
+    import math
+
+    rows = [row for row in learned[0]["record"]["curves"] if row["stage"] == "soft"]
+    assert len(rows) > 1
+    for row in rows:
+        expected = min(1.0, math.exp(10.0 * (row["distance"] / rows[0]["distance"] - 1)))
+        assert row["tau"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_self_distilled_set_is_readable_and_complete(learned):
+    record = learned[0]["record"]
+    lines = Path(record["notes"]["self_distilled_set"]["file"]).read_text().splitlines()
+    assert len(lines) == record["data"]["train_windows"]
+    first = json.loads(lines[0])
+    assert set(first) == {"window_id", "prompt", "target", "answer", "grounded", "distance", "is_title",
+                          "category_matches"}
+    assert first["prompt"].rstrip().endswith("### Response:")
+    summary = record["notes"]["self_distillation"]
+    assert 0 <= summary["hr_at_1"] <= 1 and summary["category_accuracy"] >= summary["hr_at_1"]
+
+
+def test_run_folder_holds_record_ranks_curves_table_and_an_adapter(learned):
+    record_path = Path(learned[0]["record_path"])
+    folder, record = record_path.parent, json.loads(record_path.read_text())
+    assert {"run.json", "curves.csv", "ranks_sft.csv", "ranks_soft.csv", "table.txt", "run.log", "sft", "soft",
+            "tensorboard"} <= {path.name for path in folder.iterdir()}
+    with open(folder / "ranks_soft.csv") as file:
+        ranks = [int(row["rank"]) for row in csv.DictReader(file)]
+    hits = sum(rank <= 5 for rank in ranks) / len(ranks)
+    assert hits == pytest.approx(record["results"][1]["metrics"]["HR@5"]["value"])
+    for key in ("versions", "commit", "data", "protocol_fingerprint", "seconds", "peak_memory", "config"):
+        assert record[key] is not None
+    assert record["peak_memory"]["resident_mb"] > 100 and record["config"]["alpha"] == 10.0
+
+
+def test_recboles_metrics_are_ours(learned):
+    for result in learned:
+        recbole, ours = result["record"]["recbole_test_result"], values(result)
+        for k in (5, 20):
+            if result is learned[0]:  # Pop has many ties, which RecBole breaks arbitrarily
+                assert recbole[f"hit@{k}"] == pytest.approx(ours[f"HR@{k}"], abs=1e-7)
+                assert recbole[f"ndcg@{k}"] == pytest.approx(ours[f"NDCG@{k}"], abs=1e-7)
+
+
+def test_same_command_twice_gives_the_same_numbers(toy_settings, tmp_path):
+    settings = toy_settings(tuning="lora", lora_dropout=0.2)
+    first = run("BIGRec_SOFT", {**settings, "artifacts_dir": str(tmp_path / "a")})
+    again = run("BIGRec_SOFT", {**settings, "artifacts_dir": str(tmp_path / "b")})
+    strip = ("tokens_per_second", "train_seconds", "valid_seconds")
+    clean = [[{k: v for k, v in row.items() if k not in strip} for row in r["record"]["curves"]] for r in (first, again)]
+    assert clean[0] == clean[1] and first["record"]["results"] == again["record"]["results"]
+
+
+def test_artefacts_are_reused_and_give_the_same_numbers(toy_settings, tmp_path):
+    settings = toy_settings(artifacts_dir=str(tmp_path / "store"))
+    first = run("BIGRec_SOFT", {**settings, "alpha": 1.0})
+    again = run("BIGRec_SOFT", {**settings, "alpha": 1.0, "run_name": "again"})
+    other = run("BIGRec_SOFT", {**settings, "alpha": 100.0})
+    assert not first["record"]["stages"]["sft"]["reused"]
+    for result in (again, other):
+        assert result["record"]["stages"]["sft"]["reused"]
+        assert result["record"]["notes"]["self_distilled_set"]["reused"]
+        assert result["record"]["results"][0] == first["record"]["results"][0]
+    assert again["record"]["results"][1]["metrics"] == first["record"]["results"][1]["metrics"]
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_soft_with_weight_zero_is_sft(toy_settings, tuning):
+    """The control of the experiment: the same loop, the same order, the same start."""
+    result = run("BIGRec_SOFT", toy_settings(schedule="constant", tau=0.0, tuning=tuning, lora_dropout=0.1))
+    stages = {name: [row for row in result["record"]["curves"] if row["stage"] == name] for name in ("sft", "soft")}
+    assert [row["loss_sft"] for row in stages["sft"]] == [row["loss_sft"] for row in stages["soft"]]
+    assert values(result, 0) == values(result, 1)
+
+
+def test_micro_batches_do_not_change_training(toy_settings, tmp_path):
+    curves = []
+    for size in (2, 16):
+        settings = toy_settings(micro_batch_size=size, artifacts_dir=str(tmp_path / str(size)))
+        curves.append([row["loss_total"] for row in run("BIGRec_SFT", settings)["record"]["curves"]])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+def test_fast_and_plain_paths_give_the_same_run(toy_settings, tmp_path):
+    results = [run("BIGRec_SOFT", toy_settings(fast_path=fast, artifacts_dir=str(tmp_path / str(fast))))
+               for fast in (True, False)]
+    losses = [[row["loss_total"] for row in result["record"]["curves"]] for result in results]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert values(results[0]) == values(results[1])
+
+
+def test_a_given_sft_adapter_skips_the_first_stage_and_opens_in_peft(toy_settings, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    settings = toy_settings(tuning="lora", lora_r=4)
+    sft = run("BIGRec_SFT", settings)
+    adapter = sft["record"]["stages"]["sft"]["folder"]
+    base_path = sft["record"]["language_model"]["path"]
+    opened = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_path), adapter)
+    ids = torch.arange(10, 20)[None]
+    with opened.disable_adapter():
+        plain = opened(ids).logits
+    assert not torch.equal(plain, opened(ids).logits)
+    soft = run("BIGRec_SOFT", {**settings, "sft_adapter": adapter})
+    assert soft["record"]["stages"]["sft"]["reused"]
+    assert values(soft, 0) == values(sft)
+
+
+def test_injection_takes_gamma_from_validation(toy_settings):
+    result = run("BIGRec_SFT", toy_settings(injection="popularity", epochs=1))
+    injection = result["record"]["results"][0]["injection"]
+    assert injection["chosen"].endswith("on validation")
+    assert injection["values"][str(injection["gamma"])] == max(injection["values"].values())
+
+
+def test_cf_injection_reads_an_earlier_run(toy_settings):
+    settings = toy_settings(epochs=1)
+    sasrec = run("SASRec", settings)
+    folder = str(Path(sasrec["record_path"]).parent)
+    result = run("BIGRec_SFT", {**settings, "injection": "cf", "injection_model_file": folder, "injection_gamma": 1.0})
+    plain = run("BIGRec_SFT", settings)
+    assert result["record"]["results"][0]["metrics"] != plain["record"]["results"][0]["metrics"]
+
+
+def test_protocol_of_traditional_models_is_the_same(toy_settings):
+    records = [run(name, toy_settings(epochs=1))["record"] for name in ("BIGRec_SFT", "SASRec", "Pop")]
+    for key in ("catalogue", "valid", "test"):
+        assert len({record["data"][key] for record in records}) == 1
+    assert records[1]["data"]["train_windows"] > records[0]["data"]["train_windows"]
