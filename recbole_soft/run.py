@@ -15,7 +15,7 @@ from recbole_soft.artifacts import content_key, make_folder, write_text
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.errors import DataError
 from recbole_soft.registry import is_llm_name
-from recbole_soft.reporting.record import commit, machine, peak_memory, versions, write_record, write_rows
+from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
 from recbole_soft.reporting.table import result_table
 from recbole_soft.run_log import log_to, tensorboard_in
 
@@ -82,7 +82,7 @@ def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
     logger.info("%s: %s", config["dataset"], data.counts)
     runner = _run_llm if is_llm_name(config["model"]) else _run_traditional
     outcome = runner(config, splits, folder, saved, clock)
-    record = _record(config, data, splits, outcome, clock)
+    record = plain(_record(config, data, splits, outcome, clock))
     path = write_record(folder, record)
     write_rows(folder / "curves.csv", outcome["curves"])
     table = result_table(record)

@@ -17,9 +17,11 @@ from recbole_soft.compat.hook import when_recbole_is_imported
 
 __all__ = ["SHIMS", "applied_shims", "apply", "when_recbole_is_imported"]
 
-# The order matters: RecBole's models import only after kmeans_stub, its quick_start only after ray_stub.
+# The order matters: RecBole's models import only after kmeans_stub, nothing imports them before anomaly_mode,
+# and its quick_start imports only after ray_stub.
 SHIMS: tuple[str, ...] = (
     "kmeans_stub",
+    "anomaly_mode",
     "numpy_names",
     "scipy_dok",
     "pandas_agg_len",

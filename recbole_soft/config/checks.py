@@ -97,10 +97,10 @@ def _injection(run: _Context) -> SettingError | None:
     file = run["injection_model_file"]
     if run["injection"] == "cf" and file is None:
         return run.mistake("injection = cf needs injection_model_file", ("injection",),
-                           "train a RecBole model and give its checkpoint, injection_model_file=FILE")
-    if run["injection"] == "cf" and not Path(file).is_file():
-        return run.mistake(f"injection_model_file = {file}: there is no such file", ("injection_model_file",),
-                           "give the checkpoint of a trained RecBole model")
+                           "train a RecBole model here and give its run folder, injection_model_file=FOLDER")
+    if run["injection"] == "cf" and not Path(file).is_dir():
+        return run.mistake(f"injection_model_file = {file}: there is no such folder", ("injection_model_file",),
+                           "give the run folder of a RecBole model, for instance saved/SASRec-ml-100k-1a2b3c4d")
     if run["injection"] != "cf" and run.user.get("injection_model_file") is not None:
         return run.mistake(f"injection_model_file = {file} has no effect with injection = {run['injection']}",
                            ("injection_model_file", "injection"), "use injection=cf, or remove it")

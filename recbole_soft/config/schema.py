@@ -105,7 +105,7 @@ GENERATION = _section(
     Setting("injection", "str", "none", "BIGRec's injection into the distances",
             choices=("none", "popularity", "cf")),
     Setting("injection_gamma", "float", None, "exponent of the injection (default: chosen on validation)", low=0),
-    Setting("injection_model_file", "path", None, "RecBole checkpoint that injection=cf takes its scores from"),
+    Setting("injection_model_file", "path", None, "run folder of a RecBole model that injection=cf takes scores from"),
 )
 
 RUN = _section(

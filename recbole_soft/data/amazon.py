@@ -146,7 +146,8 @@ def _is_repeated(table: Ratings) -> np.ndarray:
 
 def _size(users: np.ndarray, items: np.ndarray) -> DataSize:
     # Numbers from 0 are counted faster than they are sorted or hashed.
-    return DataSize(np.count_nonzero(np.bincount(users)), np.count_nonzero(np.bincount(items)), len(users))
+    n_users, n_items = (int(np.count_nonzero(np.bincount(numbers))) for numbers in (users, items))
+    return DataSize(n_users, n_items, len(users))
 
 
 def _warnings(

@@ -44,8 +44,10 @@ def read_item_table(path: Path, columns: ItemColumns, separator: str = "\t", enc
         DataError: no title column, or a title that is empty everywhere.
     """
     available = columns_of(path, separator, encoding)
-    has_category = columns.category in available
-    wanted = [columns.item, columns.title] + ([columns.category] if has_category else [])
+    # RecBole's own Amazon files call the column `categories`.
+    category = next((name for name in (columns.category, "categories") if name in available), None)
+    has_category = category is not None
+    wanted = [columns.item, columns.title] + ([category] if has_category else [])
     table = read_atomic(path, wanted, separator, encoding)
     table = table.set_axis(["item", "title"] + (["category"] if has_category else []), axis=1)
     if not has_category:

@@ -4,27 +4,26 @@ The rules are those of ``GenerationMixin._beam_search`` with ``do_sample=False``
 each step keeps the best ``max(2, 1 + number of end tokens) * K`` continuations of a prompt; those among its best K
 that end compete, by score / length ** length_penalty, for the K finished places; the best K that do not end go
 on; a prompt is done when its best open beam, measured at its present length, beats no finished one. In fp32 the
-beams are the same, token for token. What differs is the work: see ``tree_decoder``.
+beams are the same, token for token. What differs is the work: see ``tree_decoder``. A prompt that is done leaves
+at once, and when half of the places are free new prompts join those still under way.
 
-Knows one batch. Order, batching, equal prompts and models that cannot be run like this: see ``generate``.
+Takes prompts as they come. Sorting, equal prompts, and models that cannot be run like this: see ``generate``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
-from recbole_soft.llm.tree_decoder import Prompt, Template, TreeDecoder, compaction
+from recbole_soft.llm.candidates import Candidates, best_children, best_tokens
+from recbole_soft.llm.tree_decoder import Prompt, TreeDecoder, compaction, run_template, shared_length
 from recbole_soft.llm.trie import ROOT, TokenTrie
 
 _RESERVED_STEPS = 24
 """Steps that memory is set aside for at first; most titles are shorter."""
-
-_GROUP = 64
-"""Columns per group in the two-stage top-k."""
 
 
 @dataclass(frozen=True)
@@ -73,61 +72,6 @@ class Beam:
     finished: bool
 
 
-@dataclass
-class _State:
-    """One batch in the middle of the search; B prompts still open, K beams, T the most steps.
-
-    Attributes:
-        rows: ``[B]`` which prompt of the batch each row is.
-        totals: ``[B, K]`` log-probability of each open beam, best first; minus infinity where there is none.
-        tokens: ``[B, K, T]`` their tokens.
-        nodes: ``[B, K]`` where they stand in the catalogue.
-        best_scores: ``[B, K]`` normalised scores of the finished beams, best first; minus infinity where none.
-        best_tokens: ``[B, K, T]`` their tokens.
-        best_lengths: ``[B, K]`` their number of tokens, end-of-text included.
-    """
-
-    rows: Tensor
-    totals: Tensor
-    tokens: Tensor
-    nodes: Tensor
-    best_scores: Tensor
-    best_tokens: Tensor
-    best_lengths: Tensor
-
-    @staticmethod
-    def start(batch: int, beams: int, steps: int, device: torch.device) -> _State:
-        def whole(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.int64, device=device)
-
-        return _State(
-            rows=torch.arange(batch, device=device),
-            # One beam until the first step: K copies of the prompt would find the same tokens K times.
-            totals=torch.zeros(batch, 1, device=device),
-            tokens=whole(batch, 1, steps),
-            nodes=torch.full((batch, 1), ROOT, device=device),
-            best_scores=torch.full((batch, beams), -torch.inf, device=device),
-            best_tokens=whole(batch, beams, steps),
-            best_lengths=whole(batch, beams),
-        )
-
-    def take(self, rows: Tensor) -> _State:
-        return _State(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """The best continuations of each prompt, best first; every tensor ``[B, C]``."""
-
-    totals: Tensor
-    parents: Tensor
-    tokens: Tensor
-    nodes: Tensor
-
-    def pick(self, which: Tensor, totals: Tensor) -> _Candidates:
-        return _Candidates(totals, *(part.gather(1, which) for part in (self.parents, self.tokens, self.nodes)))
-
-
 @torch.no_grad()
 def tree_beam_search(
     model: nn.Module,
@@ -136,157 +80,223 @@ def tree_beam_search(
     *,
     eos_ids: Sequence[int],
     pad_id: int,
-    template: Template | None = None,
+    batch_size: int = 32,
     trie: TokenTrie | None = None,
+    progress: Callable[[list[int]], None] | None = None,
 ) -> list[list[Beam]]:
-    """Searches one batch of prompts.
+    """Searches the best answers to every prompt.
 
     Args:
         model: a causal language model in evaluation mode that ``supports_tree_search``.
-        prompts: token ids, or embeddings ``[length, d]``, of each prompt; not empty.
+        prompts: token ids, or embeddings ``[length, d]``, of each prompt; none empty. Best sorted by length.
         settings: how to search.
         eos_ids: the tokens that end an answer.
         pad_id: any valid token id.
-        template: what every prompt begins with, from ``run_template``.
+        batch_size: prompts under way at once.
         trie: allow items of this catalogue only, on the model's device. Only finished items are returned, all
             different, and fewer than asked for when the catalogue has no more.
+        progress: called with the numbers of the prompts that have just been done.
 
     Returns:
         For each prompt its best beams, best first.
     """
-    beams, steps = settings.num_beams, settings.steps(trie)
-    reserve = beams * min(steps, _RESERVED_STEPS)
-    decoder = TreeDecoder(model, prompts, beams, pad_id, reserve=reserve, template=template)
-    state = _State.start(len(prompts), beams, steps, decoder.device)
-    answers = _State.start(len(prompts), beams, steps, decoder.device)
-    eos = torch.tensor(list(eos_ids), device=decoder.device)
-    kept = max(2, 1 + len(eos)) * beams
-    logits = decoder.prefill().unsqueeze(1)
-    for length in range(1, steps + 1):
-        log_probs = torch.log_softmax(logits.float(), dim=-1)
-        if trie is None:
-            candidates = _best_tokens(log_probs, state, kept)
+    rules = _Rules.of(settings, eos_ids, trie, model.device)
+    shared = shared_length(prompts)
+    template = run_template(model, prompts[0][:shared]) if shared else None
+    reserve = settings.num_beams * min(rules.steps, _RESERVED_STEPS)
+    found: dict[int, list[Beam]] = {}
+    waiting = list(range(len(prompts)))[::-1]
+    decoder, state = None, None
+    while waiting or state is not None:
+        under_way = len(state.numbers) if state is not None else 0
+        if waiting and under_way <= batch_size // 2:
+            numbers = [waiting.pop() for _ in range(min(len(waiting), batch_size - under_way))]
+            fresh = TreeDecoder(
+                model, [prompts[number] for number in numbers], settings.num_beams, pad_id,
+                reserve=reserve, template=template, room=len(numbers) + under_way,
+            )  # fmt: skip
+            first = _State.start(numbers, settings.num_beams, rules.steps, fresh.device)
+            _advance(first, fresh.prefill().unsqueeze(1), rules)
+            if state is not None:
+                fresh.adopt(decoder)
+                first = first.joined(state)
+            decoder, state = fresh, first
         else:
-            candidates = _best_children(log_probs, state, kept, trie, trie.widths[length - 1])
-        ends = torch.isin(candidates.tokens, eos)
-        # The limit ends every beam, except that half a catalogue item never counts.
-        finishing = torch.ones_like(ends) if length == steps and trie is None else ends
-        _finish(state, candidates, finishing, length, settings)
-        parents, newest = _continue(state, candidates, ends, length, beams)
-        is_done = _cannot_improve(state, length, settings).tolist() if length < steps else [True] * len(newest)
-        if any(is_done):
-            done_rows = torch.tensor([row for row, done in enumerate(is_done) if done], device=decoder.device)
-            _store(answers, state.take(done_rows))
-            if all(is_done):
-                break
-            kept_rows = decoder.keep(compaction(is_done))
-            state, parents, newest = state.take(kept_rows), parents[kept_rows], newest[kept_rows]
-        logits = decoder.step(newest, parents)
-    return _to_beams(answers, settings.num_return, set(eos_ids))
+            _advance(state, decoder.step(state.newest, state.parents), rules)
+        state, done = _take_out(decoder, state, rules)
+        found.update(done)
+        if done and progress is not None:
+            progress(list(done))
+    return [found[number] for number in range(len(prompts))]
 
 
-def _best_tokens(log_probs: Tensor, state: _State, kept: int) -> _Candidates:
-    """The best ``kept`` of all continuations. ``log_probs`` is ``[B, K, V]``."""
-    values, tokens = top_k(log_probs, min(kept, log_probs.shape[-1]))
-    return _best_of(values, tokens, torch.zeros_like(tokens), state, kept)
+@dataclass(frozen=True)
+class _Rules:
+    """What stays the same throughout a search; ``divisors[t]`` is ``t ** length_penalty``."""
+
+    num_return: int
+    steps: int
+    kept: int
+    eos_ids: frozenset[int]
+    eos: Tensor
+    divisors: Tensor
+    trie: TokenTrie | None
+
+    @staticmethod
+    def of(settings: BeamSettings, eos_ids: Sequence[int], trie: TokenTrie | None, device: torch.device) -> _Rules:
+        steps = settings.steps(trie)
+        return _Rules(
+            num_return=settings.num_return,
+            steps=steps,
+            kept=max(2, 1 + len(eos_ids)) * settings.num_beams,
+            eos_ids=frozenset(eos_ids),
+            eos=torch.tensor(list(eos_ids), device=device),
+            divisors=torch.tensor([1.0] + [t**settings.length_penalty for t in range(1, steps + 1)], device=device),
+            trie=trie,
+        )
 
 
-def _best_children(log_probs: Tensor, state: _State, kept: int, trie: TokenTrie, width: int) -> _Candidates:
-    """The best ``kept`` of the continuations that lead on in the catalogue."""
-    nodes, tokens, is_child = trie.children(state.nodes, width)
-    values = log_probs.gather(2, tokens).masked_fill_(~is_child, -torch.inf)
-    return _best_of(values, tokens, nodes, state, kept)
+@dataclass
+class _State:
+    """The prompts under way: B of them, K beams each, T the most steps.
 
-
-def _best_of(values: Tensor, tokens: Tensor, nodes: Tensor, state: _State, kept: int) -> _Candidates:
-    """Adds what the beams have so far and keeps the best; all inputs are ``[B, K, choices]``."""
-    totals = (values + state.totals.unsqueeze(-1)).flatten(1)
-    best, which = totals.topk(min(kept, totals.shape[1]), dim=1)
-    found = _Candidates(
-        best, which // values.shape[2], tokens.flatten(1).gather(1, which), nodes.flatten(1).gather(1, which)
-    )
-    missing = kept - best.shape[1]
-    if missing == 0:
-        return found
-    # Fewer continuations than places: the places stay, with a total that nothing can revive.
-    which = torch.zeros(len(best), kept, dtype=torch.int64, device=best.device)
-    which[:, : best.shape[1]] = torch.arange(best.shape[1], device=best.device)
-    return found.pick(which, nn.functional.pad(best, (0, missing), value=-torch.inf))
-
-
-def top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``values.topk(k)`` over a wide last dimension, in two stages.
-
-    The k largest values lie in the k groups with the largest maxima. Taking maxima is a plain vectorised pass;
-    the slow selection then sees a small part of the columns. Ties may come out in another order.
+    Attributes:
+        numbers: which prompt each row is.
+        steps_done: how many tokens its open beams have.
+        lengths: ``[B]`` the same on the device.
+        totals: ``[B, K]`` log-probability of each open beam, best first; minus infinity where there is none.
+        tokens: ``[B, K, T]`` their tokens.
+        newest: ``[B, K]`` the last of them.
+        parents: ``[B, K]`` the beam of the step before that each goes on from.
+        nodes: ``[B, K]`` where they stand in the catalogue.
+        best_scores: ``[B, K]`` normalised scores of the finished beams, best first; minus infinity where none.
+        best_tokens: ``[B, K, T]`` their tokens.
+        best_lengths: ``[B, K]`` their number of tokens, end-of-text included.
     """
-    columns = values.shape[-1]
-    groups = columns // _GROUP
-    if groups < 2 * k:
-        return values.topk(k, dim=-1)
-    # Group g is the columns g, g + groups, g + 2 * groups, ...: its maximum runs along memory.
-    grouped = values[..., : groups * _GROUP].unflatten(-1, (_GROUP, groups)).amax(-2).topk(k, dim=-1).indices
-    offsets = torch.arange(_GROUP, device=values.device) * groups
-    inside = (grouped.unsqueeze(-1) + offsets).flatten(-2)
-    rest = torch.arange(groups * _GROUP, columns, device=values.device).expand(*values.shape[:-1], -1)
-    where = torch.cat((inside, rest), dim=-1)
-    best, which = values.gather(-1, where).topk(k, dim=-1)
-    return best, where.gather(-1, which)
+
+    numbers: list[int]
+    steps_done: list[int]
+    lengths: Tensor
+    totals: Tensor
+    tokens: Tensor
+    newest: Tensor
+    parents: Tensor
+    nodes: Tensor
+    best_scores: Tensor
+    best_tokens: Tensor
+    best_lengths: Tensor
+
+    @staticmethod
+    def start(numbers: list[int], beams: int, steps: int, device: torch.device) -> _State:
+        batch = len(numbers)
+
+        def whole(*shape: int) -> Tensor:
+            return torch.zeros((batch, *shape), dtype=torch.int64, device=device)
+
+        return _State(
+            numbers=numbers,
+            steps_done=[0] * batch,
+            lengths=whole(),
+            # One beam until the first step: K copies of the prompt would find the same tokens K times.
+            totals=torch.zeros(batch, 1, device=device),
+            tokens=whole(1, steps),
+            newest=whole(1),
+            parents=whole(1),
+            nodes=whole(1) + ROOT,
+            best_scores=torch.full((batch, beams), -torch.inf, device=device),
+            best_tokens=whole(beams, steps),
+            best_lengths=whole(beams),
+        )
+
+    def rows(self, which: list[int]) -> _State:
+        index = torch.tensor(which, dtype=torch.int64, device=self.lengths.device)
+        values = (getattr(self, field.name) for field in fields(self))
+        return _State(*(v[index] if isinstance(v, Tensor) else [v[row] for row in which] for v in values))
+
+    def joined(self, other: _State) -> _State:
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return _State(*(torch.cat(pair) if isinstance(pair[0], Tensor) else pair[0] + pair[1] for pair in pairs))
 
 
-def _finish(state: _State, candidates: _Candidates, finishing: Tensor, length: int, settings: BeamSettings) -> None:
+def _advance(state: _State, logits: Tensor, rules: _Rules) -> None:
+    """One step of the search. ``logits`` is ``[B, K, V]``, or ``[B, 1, V]`` in the first step."""
+    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    if rules.trie is None:
+        candidates = best_tokens(log_probs, state.totals, rules.kept)
+    else:
+        width = max(rules.trie.widths[depth] for depth in set(state.steps_done))
+        candidates = best_children(log_probs, state.totals, rules.kept, rules.trie, state.nodes, width)
+    state.steps_done = [steps + 1 for steps in state.steps_done]
+    state.lengths = state.lengths + 1
+    ends = torch.isin(candidates.tokens, rules.eos)
+    # The limit ends every beam, except that half a catalogue item never counts.
+    finishing = ends if rules.trie is not None else ends | (state.lengths == rules.steps).unsqueeze(1)
+    _finish(state, candidates, finishing, rules)
+    _continue(state, candidates, ends)
+
+
+def _finish(state: _State, candidates: Candidates, finishing: Tensor, rules: _Rules) -> None:
     """Lets candidates that end here compete for the finished places. Only the best K candidates may."""
-    beams = settings.num_beams
-    scores = candidates.totals[:, :beams] / (length**settings.length_penalty)
+    beams = state.best_scores.shape[1]
+    scores = candidates.totals[:, :beams] / rules.divisors[state.lengths].unsqueeze(1)
     scores = scores.masked_fill(~finishing[:, :beams], -torch.inf)
-    tokens = _grown(state.tokens, candidates.parents[:, :beams], candidates.tokens[:, :beams], length)
-    lengths = torch.full_like(state.best_lengths, length)
+    tokens = _grown(state, candidates.parents[:, :beams], candidates.tokens[:, :beams])
+    lengths = state.lengths.unsqueeze(1).expand(-1, beams)
     state.best_scores, which = torch.cat((state.best_scores, scores), dim=1).topk(beams, dim=1)
     state.best_lengths = torch.cat((state.best_lengths, lengths), dim=1).gather(1, which)
     state.best_tokens = torch.cat((state.best_tokens, tokens), dim=1).take_along_dim(which.unsqueeze(-1), dim=1)
 
 
-def _continue(state: _State, candidates: _Candidates, ends: Tensor, length: int, beams: int) -> tuple[Tensor, Tensor]:
-    """Makes the best candidates that do not end the open beams. Returns their parents and newest tokens."""
+def _continue(state: _State, candidates: Candidates, ends: Tensor) -> None:
+    """Makes the best candidates that do not end the open beams."""
+    beams = state.best_scores.shape[1]
     totals, which = candidates.totals.masked_fill(ends, -torch.inf).topk(beams, dim=1)
     chosen = candidates.pick(which, totals)
-    state.tokens = _grown(state.tokens, chosen.parents, chosen.tokens, length)
+    state.tokens = _grown(state, chosen.parents, chosen.tokens)
     state.totals, state.nodes = chosen.totals, chosen.nodes
-    return chosen.parents, chosen.tokens
+    state.parents, state.newest = chosen.parents, chosen.tokens
 
 
-def _grown(tokens: Tensor, parents: Tensor, newest: Tensor, length: int) -> Tensor:
-    grown = tokens.take_along_dim(parents.unsqueeze(-1), dim=1)
-    grown[:, :, length - 1] = newest
-    return grown
+def _grown(state: _State, parents: Tensor, newest: Tensor) -> Tensor:
+    grown = state.tokens.take_along_dim(parents.unsqueeze(-1), dim=1)
+    place = (state.lengths - 1)[:, None, None].expand(-1, newest.shape[1], 1)
+    return grown.scatter_(2, place, newest.unsqueeze(-1))
 
 
-def _cannot_improve(state: _State, length: int, settings: BeamSettings) -> Tensor:
-    """``[B]``: no open beam, taken at its present length, beats the worst finished one."""
-    best_open = state.totals[:, 0] / (length**settings.length_penalty)
-    return best_open <= state.best_scores[:, -1]
+def _cannot_improve(state: _State, rules: _Rules) -> Tensor:
+    """``[B]``: the answers asked for can no longer change."""
+    best_open = state.totals[:, 0]
+    # The rule of transformers: nothing open, taken at its present length, beats the worst finished beam.
+    by_rule = best_open / rules.divisors[state.lengths] <= state.best_scores[:, -1]
+    # Totals only fall, so nothing open can ever score above this. With fewer answers asked for than beams it
+    # often shows, long before the rule ends the search, that the answers stand.
+    ceiling = best_open / torch.maximum(rules.divisors[state.lengths], rules.divisors[-1])
+    return by_rule | (ceiling <= state.best_scores[:, rules.num_return - 1]) | (state.lengths == rules.steps)
 
 
-def _store(answers: _State, done: _State) -> None:
-    answers.best_scores[done.rows] = done.best_scores
-    answers.best_tokens[done.rows] = done.best_tokens
-    answers.best_lengths[done.rows] = done.best_lengths
+def _take_out(decoder: TreeDecoder, state: _State, rules: _Rules) -> tuple[_State | None, dict[int, list[Beam]]]:
+    """Takes the prompts that are done out of the batch. Returns what is left, and their beams by number."""
+    is_done = _cannot_improve(state, rules).tolist()
+    if not any(is_done):
+        return state, {}
+    done = state.rows([row for row, is_row_done in enumerate(is_done) if is_row_done])
+    beams = dict(zip(done.numbers, _to_beams(done, rules), strict=True))
+    if all(is_done):
+        return None, beams
+    left = compaction(is_done)
+    decoder.keep(left)
+    return state.rows(left), beams
 
 
-def _to_beams(answers: _State, num_return: int, eos_ids: set[int]) -> list[list[Beam]]:
-    scores, lengths, tokens = (
-        part[:, :num_return].tolist() for part in (answers.best_scores, answers.best_lengths, answers.best_tokens)
-    )
+def _to_beams(done: _State, rules: _Rules) -> list[list[Beam]]:
+    parts = (done.best_scores, done.best_lengths, done.best_tokens)
+    scores, lengths, tokens = (part[:, : rules.num_return].tolist() for part in parts)
+
+    def beam(score: float, length: int, row: list[int]) -> Beam:
+        finished = row[length - 1] in rules.eos_ids
+        return Beam(tuple(row[: length - finished]), score, finished)
+
     return [
-        [
-            _to_beam(beam_tokens[:length], score, eos_ids)
-            for score, length, beam_tokens in zip(*row, strict=True)
-            if score > -torch.inf
-        ]
-        for row in zip(scores, lengths, tokens, strict=True)
+        [beam(*parts) for parts in zip(*places, strict=True) if parts[0] > -torch.inf]
+        for places in zip(scores, lengths, tokens, strict=True)
     ]
-
-
-def _to_beam(tokens: list[int], score: float, eos_ids: set[int]) -> Beam:
-    finished = tokens[-1] in eos_ids
-    return Beam(tuple(tokens[:-1] if finished else tokens), score, finished)

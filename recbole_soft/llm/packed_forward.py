@@ -1,12 +1,12 @@
 """Runs packed rows through the backbone of a causal language model.
 
-Up to three passes, each reading the keys and values of the ones before it, gradients included: the tokens common
-to all prompts (one row for the whole batch), the remainders of the prompts, the responses. Of a prompt only keys
-and values are read, so its passes end inside the attention of the last layer. Where a layer may keep no keys and
-values (gradient checkpointing), everything runs in one pass instead, with the same result.
+Up to three passes, each reading the keys and values of the ones before it, gradients included: the tokens
+common to all prompts (one row for the whole batch), the remainders of the prompts, the responses. Of a prompt
+only keys and values are read, so its passes end inside the attention of the last layer. Where a layer may
+keep no keys and values (gradient checkpointing), everything runs in one pass instead, with the same result.
 
-Masks are additive and of floating type: eager attention adds whatever it gets, a boolean mask would be silently
-wrong. Knows nothing of heads and losses.
+Masks are additive and of floating type: eager attention adds whatever it gets, a boolean mask would be
+silently wrong. Knows nothing of heads and losses.
 """
 
 from __future__ import annotations
@@ -60,19 +60,22 @@ class PackedRun:
     Args:
         causal: causal language model without adapter wrapper (its modules may hold adapters).
         windows: all windows of the batch.
-        prompt_embeddings: input embeddings `[len(prompt), d]` of every prompt, by window number, or None to take
-            the model's own.
+        prompt_embeddings: input embeddings `[len(prompt), d]` of every prompt, by window number, or None to
+            take the model's own.
 
     Attributes:
         prefix_length: tokens that `pack_rows` is to leave out of the rows.
     """
 
-    def __init__(self, causal: nn.Module, windows: Sequence[Window], prompt_embeddings: Sequence[Tensor] | None):
+    def __init__(
+        self, causal: nn.Module, windows: Sequence[Window], prompt_embeddings: Sequence[Tensor] | None
+    ):
         self.backbone: nn.Module = causal.base_model
         self.table: nn.Module = causal.get_input_embeddings()
         self.device: torch.device = self.table.weight.device
+        self.dtype: torch.dtype = self.table.weight.dtype
         self.given = prompt_embeddings
-        # A checkpointed layer would store its keys a second time when it is recomputed: such layers take no cache.
+        # A checkpointed layer would store its keys again when it is recomputed: such layers take no cache.
         self.uses_cache = not (self.backbone.training and _is_checkpointed(self.backbone))
         # One more pass reads all weights once more: worth the saved last layer where compute is the limit.
         self.runs_prompts_apart = self.uses_cache and self.device.type == "cpu"
@@ -86,7 +89,8 @@ class PackedRun:
             positions = torch.arange(self.prefix_length, device=self.device)[None]
             inputs = {"input_ids": ids}
             if self.given is not None:
-                inputs = {"inputs_embeds": self.given[first.number][None, : self.prefix_length].to(self._example())}
+                given = self.given[first.number][None, : self.prefix_length]
+                inputs = {"inputs_embeds": given.to(self.device, self.dtype)}
             self._store(self.prefix, position_ids=positions, attention_mask=None, **inputs)
 
     def node_states(self, rows: PackedRows) -> Tensor:
@@ -95,7 +99,9 @@ class PackedRun:
         name, inputs = self._inputs(rows)
         node = rows.first_node_column
         if not self.uses_cache:
-            states = self.backbone(**{name: inputs}, position_ids=positions, attention_mask=mask, use_cache=False)
+            states = self.backbone(
+                **{name: inputs}, position_ids=positions, attention_mask=mask, use_cache=False
+            )
             return states.last_hidden_state[:, node:]
         cache, start = self.prefix.copy_for(len(rows.windows)), 0
         if self.runs_prompts_apart and node:
@@ -104,7 +110,9 @@ class PackedRun:
             self._store(cache, attention_mask=mask[:, :, :node, :seen], **past)
             start = node
         rest = {name: inputs[:, start:], "position_ids": positions[:, start:]}
-        states = self.backbone(**rest, attention_mask=mask[:, :, start:], past_key_values=cache, use_cache=True)
+        states = self.backbone(
+            **rest, attention_mask=mask[:, :, start:], past_key_values=cache, use_cache=True
+        )
         return states.last_hidden_state[:, node - start :]
 
     def _store(self, cache: _PromptCache, **inputs: Tensor | None) -> None:
@@ -118,7 +126,7 @@ class PackedRun:
             cache.last_layer = None
 
     def _inputs(self, rows: PackedRows) -> tuple[str, Tensor]:
-        """The backbone's argument for the rows: token ids `[R, T]`, or embeddings `[R, T, d]` if some are given."""
+        """The backbone's input by name: ids `[R, T]`, or embeddings `[R, T, d]` if some are given."""
         ids = rows.token_ids.to(self.device)
         if self.given is None:
             return "input_ids", ids
@@ -129,19 +137,17 @@ class PackedRun:
             slots += range(first, first + len(window.prompt) - 1 - self.prefix_length)
             slots.append(first + rows.first_node_column)
         given = torch.cat([self.given[window.number][self.prefix_length :] for window in rows.windows])
-        filled = embedded.flatten(0, 1).index_copy(0, torch.tensor(slots, device=self.device), given.to(embedded))
+        filled = embedded.flatten(0, 1).index_copy(
+            0, torch.tensor(slots, device=self.device), given.to(embedded)
+        )
         return "inputs_embeds", filled.view_as(embedded)
 
     def _additive(self, may_attend: Tensor) -> Tensor:
         """Float mask `[R, 1, T, S + T]`: 0 where a query sees a key, the lowest number elsewhere."""
         kind = self.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self._example().dtype
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
         mask = torch.zeros(may_attend.shape, dtype=dtype, device=self.device)
         return mask.masked_fill_(~may_attend.to(self.device), torch.finfo(dtype).min)[:, None]
-
-    def _example(self) -> Tensor:
-        """A tensor of the device and floating type that the first layer expects."""
-        return self.table.weight
 
     def _shared_prefix_length(self, windows: Sequence[Window]) -> int:
         """Leading tokens (and given embeddings) common to all prompts, 0 if too few to pay."""
@@ -163,8 +169,9 @@ def _is_checkpointed(backbone: nn.Module) -> bool:
 def _may_end_early(backbone: nn.Module, table: nn.Module) -> bool:
     """Whether a pass may be left in the middle.
 
-    It may not if something (sharding, offloading, a compiler) has to run at the end of a module's forward. The
-    input embeddings always run to their end, and the hooks by which transformers records hidden states are idle.
+    It may not if something (sharding, offloading, a compiler) has to run at the end of a module's forward.
+    The input embeddings always run to their end, and the hooks by which transformers records hidden states
+    are idle.
     """
     return not any(
         any(getattr(hook, "__module__", None) != _RECORDING_MODULE for hook in module._forward_hooks.values())

@@ -1,12 +1,12 @@
 """Lays prompts and their responses out in rows in which no token is computed twice.
 
-A *window* is one prompt with all its responses. Its tokens form a tree: the prompt is the trunk, the responses
-branch off behind its last token, and responses that begin alike share their first nodes. A token may attend to
-its ancestors in the tree and to nothing else, so that its hidden state is what it would be in a sequence of its
-own. The last token of a response predicts nothing and is therefore never an input.
+A *window* is one prompt with all its responses. Its tokens form a tree: the prompt is the trunk, the
+responses branch off behind its last token, and responses that begin alike share their first nodes. A token
+may attend to its ancestors in the tree and to nothing else, so that its hidden state is what it would be in a
+sequence of its own. The last token of a response predicts nothing and is therefore never an input.
 
-The columns of the rows are ordered [shared prefix | prompt remainders | response nodes]: a caller runs the shared
-prefix once for the whole batch and may run the two other groups together or one after the other.
+The columns of the rows are ordered [shared prefix | prompt remainders | response nodes]: a caller runs the
+shared prefix once for the whole batch and may run the two other groups together or one after the other.
 
 Knows nothing of models: token ids in, tensors out.
 """
@@ -163,7 +163,8 @@ def pack_rows(windows: Sequence[Window], batch_size: int, prefix_length: int = 0
     Args:
         windows: what to pack, at least one.
         batch_size: number of windows in the whole batch, for the numbering of responses.
-        prefix_length: leading prompt tokens left out because they are run elsewhere; shorter than every prompt.
+        prefix_length: leading prompt tokens left out because they are run elsewhere; shorter than every
+            prompt.
     """
     first_node = max(len(window.prompt) for window in windows) - 1 - prefix_length
     width = first_node + max(len(window.tree.tokens) for window in windows)

@@ -20,7 +20,7 @@ from recbole_soft.errors import ModelError
 Tokens = Sequence[int]
 
 _MASKABLE_ATTENTION = ("sdpa", "eager")
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope", "su", "yarn_dynamic")
+_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 _WINDOW_SETTINGS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention")
 _NEEDED_ARGUMENTS = ("attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache")
 
@@ -46,7 +46,9 @@ def plain_nll(
     config = causal_language_model(model).config
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
-            "an encoder-decoder model cannot be tuned here", str(config.model_type), "take a causal language model"
+            "an encoder-decoder model cannot be tuned here",
+            str(config.model_type),
+            "take a causal language model",
         )
     device = causal_language_model(model).get_input_embeddings().weight.device
     sequences = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
@@ -126,7 +128,9 @@ def _rope_reason(config: Any, longest: int) -> str | None:
     nested = [value for value in settings.values() if isinstance(value, Mapping)]
     for rope in nested or [settings]:
         kind = rope.get("rope_type") or rope.get("type")
-        trained = rope.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", 0)
+        trained = rope.get("original_max_position_embeddings") or getattr(
+            config, "max_position_embeddings", 0
+        )
         if kind in _LENGTH_DEPENDENT_ROPE and longest > trained:
-            return f"its '{kind}' rotary embedding changes beyond {trained} tokens and the longest sequence has {longest}"
+            return f"its '{kind}' rotary embedding changes beyond {trained} tokens (longest: {longest})"
     return None

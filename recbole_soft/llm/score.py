@@ -10,10 +10,10 @@ the prompt, logits for all positions), and what is saved here without changing a
 * the vocabulary head sees only positions that predict a response token;
 * windows run in groups of similar length, so that little padding is computed.
 
-A model that cannot do this is scored the plain way, and the reason is logged once. Knows nothing of losses: the
-callers weigh, subtract and add what comes back. With active dropout the shared parts share its noise, so that
-one prompt's responses (and, in the common beginning, the whole batch) see the same mask; the expected gradient is
-the same as with independent masks at the same positions only up to that correlation.
+A model that cannot do this is scored the plain way, and the reason is logged once. Knows nothing of losses:
+the callers weigh, subtract and add what comes back. With active dropout the shared parts share its noise, so
+that one prompt's responses (and, in the common beginning, the whole batch) see the same mask: each response
+still meets dropout of the usual distribution, but the noise of different responses is no longer independent.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ logger = logging.getLogger("recbole_soft")
 # Padding tokens worth computing to avoid starting one more group: measured on CPU, a guess elsewhere.
 _GROUP_OVERHEAD = {"cpu": 128}
 _GROUP_OVERHEAD_ELSEWHERE = 8192
+# What a model raises that has no place for a cache, for positions or for a 4-D mask (IndexError, KeyError and
+# NotImplementedError included).
+_TRIAL_FAILURES = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class ResponseScores:
     """Scores of one response per prompt.
 
     Attributes:
-        nll: `[B]` float32 (float64 for a float64 model), sum over the response tokens of -log p(token | prompt,
-            earlier tokens) in nats, differentiable; 0 for an empty response.
+        nll: `[B]` float32 (float64 for a float64 model), sum over the response tokens of -log p(token |
+            prompt, earlier tokens) in nats, differentiable; 0 for an empty response.
         tokens: `[B]` long, number of response tokens, on the same device.
     """
 
@@ -75,9 +78,9 @@ def score_responses(
         prompts: B non-empty token lists.
         responses: for every name B token lists, each with its end-of-text token; a list may be empty.
         fast: False scores the plain way.
-        prompt_embeddings: B tensors `[len(prompt), d]` that replace the input embeddings of the prompts' tokens
-            (for placeholders of items). Where prompts begin with equal tokens and equal embeddings, these are
-            taken to stem from the same parameters and the gradient goes through the first prompt's.
+        prompt_embeddings: B tensors `[len(prompt), d]` that replace the input embeddings of the prompts'
+            tokens (for placeholders of items). Where prompts begin with equal tokens and equal embeddings,
+            these are taken to stem from the same parameters and the gradient goes through the first prompt's.
 
     Returns:
         The scores under each name.
@@ -86,7 +89,9 @@ def score_responses(
         ValueError: an empty prompt, or lists of different lengths.
     """
     _check_batch(prompts, responses, prompt_embeddings)
-    lengths = {name: torch.tensor([len(response) for response in of_name]) for name, of_name in responses.items()}
+    lengths = {
+        name: torch.tensor([len(response) for response in of_name]) for name, of_name in responses.items()
+    }
     longest = max(map(len, prompts)) + max((int(of_name.max()) for of_name in lengths.values()), default=0)
     reason = supports_packing(model, longest) if fast else None
     if fast and reason is None:
@@ -123,8 +128,9 @@ def _log_once(message: str) -> None:
 def supports_packing(model: nn.Module, longest: int) -> str | None:
     """Why `model` cannot run packed rows, None if it can.
 
-    Settings are read first. Then, once per model, a short example is scored both ways without gradients, which
-    finds whatever the settings do not tell (a recurrent layer, an unknown scaling of the logits).
+    Settings are read first. Then, once per model, a short example is scored both ways in eval mode, which
+    finds whatever the settings do not tell (a recurrent layer, an unknown scaling of the logits). Neither
+    the mode nor the state of the random generators changes.
 
     Args:
         model: causal language model, with or without a PEFT adapter.
@@ -155,17 +161,19 @@ def _run_trial(model: nn.Module) -> str | None:
     text = [(7 * place + 3) % vocabulary for place in range(SHORTEST_SHARED_PREFIX + 10)]
     prompts = [text[: SHORTEST_SHARED_PREFIX + 4], [*text[: SHORTEST_SHARED_PREFIX + 1], text[0]]]
     responses = [[text[3:6], text[5:7]], [text[3:5], text[8:12]]]
-    # Gradients stay on because bitsandbytes' 4-bit layers lose theirs for good in a pass without (see the manual).
+    # Gradients stay on: on some CPUs bitsandbytes' 4-bit layers lose theirs for good in an eval pass without.
     with torch.enable_grad():
         plain = torch.stack([plain_nll(model, prompts, of_name) for of_name in responses]).detach()
         try:
             packed = torch.stack(_packed_nll(model, prompts, responses, None)).detach()
-        except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        except _TRIAL_FAILURES as error:
             return f"a packed trial run failed ({type(error).__name__}: {error})"
     is_coarse = torch.is_autocast_enabled(plain.device.type) or _precision(model).itemsize < 4
     tolerance = 3e-2 if is_coarse else 1e-3
     error = ((packed - plain).abs() / (1 + plain.abs())).max().item()
-    return None if error <= tolerance else f"a packed trial run gave other scores (relative difference {error:.1e})"
+    if error <= tolerance:
+        return None
+    return f"a packed trial run gave other scores (relative difference {error:.1e})"
 
 
 def _packed_nll(

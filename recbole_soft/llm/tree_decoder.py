@@ -35,47 +35,38 @@ class BranchLayer(CacheLayerMixin):
     Appending costs the new tokens only, where concatenation would copy all of the cache in every step.
 
     Args:
-        rows: prompts.
+        rows: prompts to begin with.
+        room: rows to set memory aside for; more may be adopted later.
         capacity: positions to set aside at first.
         template: the same layer of the template's cache, whose contents every row begins with.
     """
 
     is_sliding = False
 
-    def __init__(self, rows: int, capacity: int, template: BranchLayer | None = None):
+    def __init__(self, rows: int, room: int, capacity: int, template: BranchLayer | None = None):
         super().__init__()
-        self.rows, self.capacity, self.template = rows, capacity, template
-        self.length = 0
+        self.rows, self.room, self.capacity, self.template = rows, room, capacity, template
+        self.length = template.length if template is not None else 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = (
-            states.new_empty(self.rows, states.shape[1], self.capacity, states.shape[3])
+            states.new_empty(self.room, states.shape[1], self.capacity, states.shape[3])
             for states in (key_states, value_states)
         )
         self.is_initialized = True
         if self.template is not None:
-            self.length = self.template.length
-            self.keys[:, :, : self.length] = self.template.keys[:, :, : self.length]
-            self.values[:, :, : self.length] = self.template.values[:, :, : self.length]
+            self.keys[: self.rows, :, : self.length] = self.template.keys[:, :, : self.length]
+            self.values[: self.rows, :, : self.length] = self.template.values[:, :, : self.length]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[2]
-        if end > self.capacity:
-            self._grow(end + _GROWTH)
+        self._reserve(end)
         self.keys[: self.rows, :, self.length : end] = key_states
         self.values[: self.rows, :, self.length : end] = value_states
         self.length = end
         return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
-
-    def _grow(self, capacity: int) -> None:
-        self.capacity = capacity
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_empty(self.rows, old.shape[1], capacity, old.shape[3])
-            new[:, :, : self.length] = old[: self.rows, :, : self.length]
-            setattr(self, name, new)
 
     def move_rows(self, sources: Tensor, targets: Tensor, rows: int) -> None:
         """Copies whole rows over others and forgets all but the first ``rows``."""
@@ -83,11 +74,36 @@ class BranchLayer(CacheLayerMixin):
             buffer[targets, :, : self.length] = buffer[sources, :, : self.length]
         self.rows = rows
 
+    def adopt(self, other: BranchLayer, columns: Tensor) -> None:
+        """Appends the rows of ``other``, of each the positions ``columns`` (``[rows, count]``)."""
+        old, count = self.length, columns.shape[1]
+        self.length = max(old, count)
+        self._reserve(self.length)
+        end = self.rows + other.rows
+        for name in ("keys", "values"):
+            source, target = getattr(other, name)[: other.rows], getattr(self, name)
+            which = columns[:, None, :, None].expand(-1, source.shape[1], -1, source.shape[3])
+            target[self.rows : end, :, :count] = source.gather(2, which)
+            # What the shorter side lacks is masked, but a masked NaN would still spoil the sum.
+            target[self.rows : end, :, count : self.length] = 0
+            target[: self.rows, :, old : self.length] = 0
+        self.rows = end
+
+    def _reserve(self, length: int) -> None:
+        if length <= self.capacity:
+            return
+        self.capacity = length + _GROWTH
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_empty(self.room, old.shape[1], self.capacity, old.shape[3])
+            new[: self.rows, :, : old.shape[2]] = old[: self.rows]
+            setattr(self, name, new)
+
     def get_seq_length(self) -> int:
-        return self.length if self.template is None or self.is_initialized else self.template.length
+        return self.length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
+        return self.length + query_length, 0
 
     def get_max_length(self) -> int:
         return -1
@@ -124,6 +140,7 @@ class TreeDecoder:
         pad_id: any valid token id; what fills up short prompts is never looked at.
         reserve: branch positions to set memory aside for at first.
         template: what all prompts begin with, from ``run_template``.
+        room: prompts to set memory aside for, if more are to be adopted.
     """
 
     def __init__(
@@ -135,15 +152,16 @@ class TreeDecoder:
         *,
         reserve: int = 0,
         template: Template | None = None,
+        room: int | None = None,
     ):
         self.model, self.num_beams = model, num_beams
         self.device, self.dtype = model.device, model.dtype
         self._skipped = template.length if template else 0
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         self._width = int(lengths.max())
-        self._inputs = _left_pad(prompts, self._skipped, self._width, pad_id, self.device)
+        self._inputs = left_pad(prompts, self._width, pad_id, self.device, skipped=self._skipped)
         self._lengths = lengths.to(self.device)
-        self.cache = _new_cache(len(prompts), self._width + reserve, template)
+        self.cache = _new_cache(len(prompts), room or len(prompts), self._width + reserve, template)
         self._blocked = torch.finfo(self.dtype).min
         self._only_last = (
             {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
@@ -181,32 +199,40 @@ class TreeDecoder:
         Returns:
             Logits ``[B, K, V]`` of the token after that.
         """
-        batch = len(tokens)
-        prompt, grown = self._mask.split((self._width, self._mask.shape[-1] - self._width), dim=-1)
-        ancestors = grown.gather(2, parents[:, None, :, None].expand(-1, 1, -1, grown.shape[-1]))
-        fresh = self._fresh_mask.expand(batch, 1, -1, -1)
-        self._mask = torch.cat((prompt, ancestors, fresh), dim=-1)
+        ancestors = self._mask.gather(2, parents[:, None, :, None].expand(-1, -1, -1, self._mask.shape[-1]))
+        fresh = self._fresh_mask.expand(len(tokens), 1, -1, -1)
+        self._mask = torch.cat((ancestors, fresh), dim=-1)
         positions = self._next_position.unsqueeze(1).expand(-1, self.num_beams)
         logits = self._forward({"input_ids": tokens}, self._mask, positions)
         self._next_position = self._next_position + 1
         return logits
 
-    def keep(self, rows: Sequence[int]) -> Tensor:
-        """Drops prompts that are done.
-
-        Args:
-            rows: from ``compaction``: which old row each new row is.
-
-        Returns:
-            The same as int64 ``[B_left]`` on the device.
-        """
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops prompts that are done. ``rows``, from ``compaction``: which old row each new row is."""
         targets = [new for new, old in enumerate(rows) if new != old]
         moves = torch.tensor([[rows[new] for new in targets], targets], dtype=torch.int64, device=self.device)
         for layer in self.cache.layers:
             layer.move_rows(moves[0], moves[1], len(rows))
         kept = torch.tensor(rows, device=self.device)
         self._mask, self._next_position = self._mask[kept], self._next_position[kept]
-        return kept
+
+    def adopt(self, other: TreeDecoder) -> None:
+        """Takes over the prompts of another decoder, behind its own; the other is of no more use.
+
+        Only what some open branch still descends from is copied: padding and dead branches stay behind.
+        """
+        is_alive = (other._mask == 0).any(2).squeeze(1)
+        count = int(is_alive.sum(1).max())
+        columns = is_alive.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+        for layer, other_layer in zip(self.cache.layers, other.cache.layers, strict=True):
+            layer.adopt(other_layer, columns)
+        theirs = other._mask.gather(3, columns[:, None, None, :].expand(-1, 1, self.num_beams, -1))
+        width = max(count, self._mask.shape[-1])
+        both = (
+            nn.functional.pad(mask, (0, width - mask.shape[-1]), value=self._blocked) for mask in (self._mask, theirs)
+        )
+        self._mask = torch.cat(tuple(both))
+        self._next_position = torch.cat((self._next_position, other._next_position))
 
     def _additive(self, visible: Tensor) -> Tensor:
         # Never a boolean mask: eager attention adds it to the scores as 0 and 1, without an error.
@@ -227,6 +253,21 @@ class TreeDecoder:
         return outputs.logits
 
 
+def shared_length(prompts: Sequence[Prompt]) -> int:
+    """How many positions all prompts begin with; leaves each at least one of its own."""
+    shortest = min(map(len, prompts))
+    if isinstance(prompts[0], Tensor):
+        shared = shortest
+        for prompt in prompts[1:]:
+            equal = (prompt[:shared] == prompts[0][:shared]).all(-1)
+            shared = int(equal.long().cumprod(0).sum())
+    else:
+        # In lexical order the first and the last differ earliest.
+        ends = zip(min(map(tuple, prompts)), max(map(tuple, prompts)), strict=False)
+        shared = next((index for index, (one, other) in enumerate(ends) if one != other), shortest)
+    return min(shared, shortest - 1)
+
+
 def compaction(is_done: Sequence[bool]) -> list[int]:
     """Closes the gaps that finished rows leave by moving as few rows as possible.
 
@@ -238,16 +279,16 @@ def compaction(is_done: Sequence[bool]) -> list[int]:
     return [movers.pop() if is_done[row] else row for row in range(left)]
 
 
-def _new_cache(rows: int, capacity: int, template: Template | None) -> Cache:
+def _new_cache(rows: int, room: int, capacity: int, template: Template | None) -> Cache:
     if template is None:
-        return Cache(layer_class_to_replicate=partial(BranchLayer, rows, capacity))
-    return Cache(layers=[BranchLayer(rows, capacity, layer) for layer in template.layers])
+        return Cache(layer_class_to_replicate=partial(BranchLayer, rows, room, capacity))
+    return Cache(layers=[BranchLayer(rows, room, capacity, layer) for layer in template.layers])
 
 
-def _left_pad(
-    prompts: Sequence[Prompt], skipped: int, width: int, pad_id: int, device: torch.device
+def left_pad(
+    prompts: Sequence[Prompt], width: int, pad_id: int, device: torch.device, skipped: int = 0
 ) -> dict[str, Tensor]:
-    """The model inputs ``[B, width - skipped]`` after the template, short prompts filled up on the left."""
+    """The model inputs ``[B, width - skipped]`` behind the first ``skipped``, short prompts filled on the left."""
     if isinstance(prompts[0], Tensor):
         rests = [prompt[skipped:].to(device) for prompt in prompts]
         return {"inputs_embeds": nn.utils.rnn.pad_sequence(rests, batch_first=True, padding_side="left")}

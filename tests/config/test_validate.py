@@ -111,7 +111,7 @@ def test_code_in_a_value_is_text_or_a_mistake(tmp_path):
 
 @pytest.mark.parametrize(("user", "expected"), [
     ({"quantization": "4bit", "tuning": "full"}, "tuning=lora"),
-    ({"injection": "cf", "injection_model_file": "/no/such.pth"}, "no such file"),
+    ({"injection": "cf", "injection_model_file": "/no/such"}, "no such folder"),
     ({"metrics": ["Hit"], "valid_metric": "NDCG@10"}, "metrics are Hit at 10"),
     ({"topk": [5]}, "MRR@10 is not computed"),
 ])
@@ -136,7 +136,7 @@ def test_settings_of_language_models_do_not_trouble_other_models():
 def test_existing_files_satisfy_the_checks(tmp_path):
     checkpoint = tmp_path / "x.pth"
     checkpoint.touch()
-    assert check(injection="cf", injection_model_file=str(checkpoint), sft_adapter=str(tmp_path))
+    assert check(injection="cf", injection_model_file=str(tmp_path), sft_adapter=str(tmp_path))
 
 
 def test_property_files_are_checked_too_but_may_serve_other_runs(properties):

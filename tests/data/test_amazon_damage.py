@@ -123,6 +123,16 @@ def test_a_truncated_gzip_gives_its_whole_lines_and_a_warning(tmp_path, cut_byte
     assert manifest.inputs["ratings"]["bad_lines"] == 100 - whole
 
 
+@pytest.mark.parametrize("block_bytes", [50, 1 << 24])
+def test_a_truncated_gzip_gives_up_all_that_was_unpacked(tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr(raw_files, "BLOCK_BYTES", block_bytes)
+    # One line a thousand times packs so well that all of the text stands before the cut-off check sum.
+    packed = gzip.compress(f"{USER},{item_id(0)},5.0,{SECONDS}\n".encode() * 1000)
+    (tmp_path / "r.gz").write_bytes(packed[:-8])
+    manifest = prepare(tmp_path / "r.gz", one_item(tmp_path), tmp_path)
+    assert manifest.dropped["exact duplicate interactions"] == 999
+
+
 def test_a_damaged_gzip_is_read_up_to_the_damage(tmp_path):
     raw = "".join(f"{USER},{item_id(0)},5.0,{SECONDS + day}\n" for day in range(20_000)).encode()
     half = len(raw) // 2

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
-from recbole_soft.llm.beam import Beam, BeamSettings, top_k, tree_beam_search
-from recbole_soft.llm.generate import generate, reference_beam_search
+from recbole_soft.llm.beam import Beam, BeamSettings, tree_beam_search
+from recbole_soft.llm.candidates import top_k
+from recbole_soft.llm.generate import generate
+from recbole_soft.llm.reference import reference_beam_search
 from recbole_soft.llm.tree_decoder import compaction
 from recbole_soft.llm.tree_support import supports_tree_search
 from recbole_soft.llm.trie import TokenTrie
