@@ -96,8 +96,11 @@ TRAINING = _section(
 GENERATION = _section(
     "Generation and grounding",
     Setting("num_beams", "int", 4, "beams", low=1),
-    Setting("max_new_tokens", "int", 64, "longest answer in tokens", low=1),
-    Setting("length_penalty", "float", 1.0, "exponent of the length in the score of a beam"),
+    Setting("max_new_tokens", "int", 64, "longest answer in tokens (never more than the longest title needs)", low=1),
+    Setting("length_penalty", "float", None, "exponent of the length in a beam's score (default: 1 free, 0 constrained)"),
+    Setting("decoding", "str", "free", "any text, or catalogue titles only", choices=("free", "constrained")),
+    Setting("ranking", "str", "grounding", "all items by distance, or the beams first and the rest by distance",
+            choices=("grounding", "beams")),
     Setting("generation_batch_size", "int", 32, "prompts generated at once", low=1),
     Setting("embed_pooling", "str", "last", "text vector: last token's hidden state, or the mean over tokens",
             choices=("last", "mean")),

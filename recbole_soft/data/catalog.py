@@ -103,9 +103,12 @@ class Catalog:
         return np.array([row_of[title] for title in self.titles[1:]], dtype=np.int64)
 
     @cached_property
-    def id_of_title(self) -> dict[str, int]:
-        """Lowest item id of every title."""
-        return {title: item for item, title in reversed(list(enumerate(self.titles))[1:])}
+    def items_of_title(self) -> dict[str, list[int]]:
+        """Item ids of every title, ascending; more than one only where equal titles were kept apart."""
+        found: dict[str, list[int]] = {}
+        for item, title in list(enumerate(self.titles))[1:]:
+            found.setdefault(title, []).append(item)
+        return found
 
     @cached_property
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from recbole_soft.prompts.template import PromptTemplate
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
-LONGEST_DOCUMENT = 320
+ROW_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,15 @@ class CatalogText:
     template: PromptTemplate = field(repr=False)
 
     def fingerprint(self, settings: TinySettings) -> str:
-        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v1"]
+        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v3"]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 class Corpus:
-    """Draws documents: a title with its category, or a prompt whose titles and answer share a category."""
+    """Draws documents: a title with its category, or a list of quoted titles that share a category.
+
+    The words of the prompt template are in few documents: they cost tokens and teach no title.
+    """
 
     def __init__(self, text: CatalogText, seed: int, longest_list: int = 10):
         self._text, self._random, self._longest = text, random.Random(seed), longest_list
@@ -64,20 +67,20 @@ class Corpus:
             for category in text.categories
         ]
 
-    def document(self) -> tuple[str, str]:
-        """(prompt, response) of one document; plain text has an empty prompt."""
-        row = self._random.randrange(len(self._text.titles))
-        if self._random.random() < 0.25:
-            title, category = self._text.titles[row], self._text.categories[row]
-            return "", f"{title} ({category})" if category else title
-        return self._list_document(row)
-
-    def _list_document(self, row: int) -> tuple[str, str]:
-        groups = self._groups_of[row]
-        count = self._random.randint(2, self._longest)
-        rows = [self._random.choice(self._random.choice(groups)) for _ in range(count)]
+    def document(self) -> str:
+        """One document."""
         titles, template = self._text.titles, self._text.template
-        return template.prompt([titles[other] for other in rows]), template.quoted(titles[row])
+        row = self._random.randrange(len(titles))
+        kind = self._random.random()
+        if kind < 0.3:
+            category = self._text.categories[row]
+            return f"{titles[row]} ({category})" if category else titles[row]
+        groups = self._groups_of[row]
+        count = self._random.randint(1, self._longest)
+        listed = [titles[self._random.choice(self._random.choice(groups))] for _ in range(count)]
+        if kind < 0.4:
+            return template.prompt(listed) + template.quoted(titles[row])
+        return template.separator.join(template.quoted(title) for title in [*listed, titles[row]])
 
     def tokenizer_texts(self) -> list[str]:
         """Texts that the tokenizer is trained on: every title and category, and the words of the prompts."""
@@ -147,9 +150,11 @@ def _pretrain(model, tokenizer, corpus: Corpus, settings: TinySettings, progress
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings.steps))
     losses: list[float] = []
+    rows = _packed_rows(corpus, tokenizer)
     model.train()
     for _ in range(settings.steps):
-        loss = _document_loss(model, tokenizer, [corpus.document() for _ in range(settings.batch_size)])
+        ids = torch.tensor([next(rows) for _ in range(settings.batch_size)])
+        loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -170,14 +175,14 @@ def _rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _document_loss(model, tokenizer, documents: Sequence[tuple[str, str]]) -> torch.Tensor:
-    """Mean next-token loss over whole documents."""
-    rows = [
-        [tokenizer.bos_token_id, *tokenizer(prompt + response, add_special_tokens=False)["input_ids"],
-         tokenizer.eos_token_id][:LONGEST_DOCUMENT]
-        for prompt, response in documents
-    ]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in rows])
-    mask = torch.arange(longest)[None, :] < torch.tensor([len(row) for row in rows])[:, None]
-    return model(input_ids=ids, attention_mask=mask.long(), labels=ids.masked_fill(~mask, -100)).loss
+def _packed_rows(corpus: Corpus, tokenizer) -> Iterator[list[int]]:
+    """Rows of ROW_LENGTH tokens filled with whole documents one after the other: nothing is spent on padding.
+
+    A document begins at a row's start and is cut at its end, so every row begins with a beginning-of-text token.
+    """
+    while True:
+        row: list[int] = []
+        while len(row) < ROW_LENGTH:
+            body = tokenizer(corpus.document(), add_special_tokens=False)["input_ids"]
+            row += [tokenizer.bos_token_id, *body, tokenizer.eos_token_id]
+        yield row[:ROW_LENGTH]

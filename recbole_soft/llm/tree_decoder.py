@@ -14,99 +14,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, CacheLayerMixin
 
-from recbole_soft.llm.tree_attention import grouped_attention
+from recbole_soft.llm.branch_cache import BranchLayer, branch_cache
+from recbole_soft.llm.shortcuts import grouped_attention, last_position_only
 
 Prompt = Sequence[int] | Tensor
 """Token ids, or input embeddings ``[length, d]`` where a prompt holds vectors that no token has."""
-
-_GROWTH = 64
-"""Cache positions added at a time once the first guess is full."""
-
-
-class BranchLayer(CacheLayerMixin):
-    """Keys and values of one model layer, in one block of memory that new tokens are written into.
-
-    Appending costs the new tokens only, where concatenation would copy all of the cache in every step.
-
-    Args:
-        rows: prompts to begin with.
-        room: rows to set memory aside for; more may be adopted later.
-        capacity: positions to set aside at first.
-        template: the same layer of the template's cache, whose contents every row begins with.
-    """
-
-    is_sliding = False
-
-    def __init__(self, rows: int, room: int, capacity: int, template: BranchLayer | None = None):
-        super().__init__()
-        self.rows, self.room, self.capacity, self.template = rows, room, capacity, template
-        self.length = template.length if template is not None else 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values = (
-            states.new_empty(self.room, states.shape[1], self.capacity, states.shape[3])
-            for states in (key_states, value_states)
-        )
-        self.is_initialized = True
-        if self.template is not None:
-            self.keys[: self.rows, :, : self.length] = self.template.keys[:, :, : self.length]
-            self.values[: self.rows, :, : self.length] = self.template.values[:, :, : self.length]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[2]
-        self._reserve(end)
-        self.keys[: self.rows, :, self.length : end] = key_states
-        self.values[: self.rows, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
-
-    def move_rows(self, sources: Tensor, targets: Tensor, rows: int) -> None:
-        """Copies whole rows over others and forgets all but the first ``rows``."""
-        for buffer in (self.keys, self.values):
-            buffer[targets, :, : self.length] = buffer[sources, :, : self.length]
-        self.rows = rows
-
-    def adopt(self, other: BranchLayer, columns: Tensor) -> None:
-        """Appends the rows of ``other``, of each the positions ``columns`` (``[rows, count]``)."""
-        old, count = self.length, columns.shape[1]
-        self.length = max(old, count)
-        self._reserve(self.length)
-        end = self.rows + other.rows
-        for name in ("keys", "values"):
-            source, target = getattr(other, name)[: other.rows], getattr(self, name)
-            which = columns[:, None, :, None].expand(-1, source.shape[1], -1, source.shape[3])
-            target[self.rows : end, :, :count] = source.gather(2, which)
-            # What the shorter side lacks is masked, but a masked NaN would still spoil the sum.
-            target[self.rows : end, :, count : self.length] = 0
-            target[: self.rows, :, old : self.length] = 0
-        self.rows = end
-
-    def _reserve(self, length: int) -> None:
-        if length <= self.capacity:
-            return
-        self.capacity = length + _GROWTH
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_empty(self.room, old.shape[1], self.capacity, old.shape[3])
-            new[: self.rows, :, : old.shape[2]] = old[: self.rows]
-            setattr(self, name, new)
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 @dataclass(frozen=True)
@@ -161,7 +77,9 @@ class TreeDecoder:
         self._width = int(lengths.max())
         self._inputs = left_pad(prompts, self._width, pad_id, self.device, skipped=self._skipped)
         self._lengths = lengths.to(self.device)
-        self.cache = _new_cache(len(prompts), room or len(prompts), self._width + reserve, template)
+        self.cache = branch_cache(
+            len(prompts), room or len(prompts), self._width + reserve, template.layers if template else None
+        )
         self._blocked = torch.finfo(self.dtype).min
         self._only_last = (
             {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
@@ -180,7 +98,8 @@ class TreeDecoder:
         # Padding looks at itself, so that no row of the softmax is empty; nobody looks at padding.
         visible |= columns == queries.unsqueeze(1)
         positions = (queries - padding).clamp_(min=0)
-        logits = self._forward(self._inputs, self._additive(visible.unsqueeze(1)), positions, **self._only_last)
+        with last_position_only(self.model, len(queries)):
+            logits = self._forward(self._inputs, self._additive(visible.unsqueeze(1)), positions, **self._only_last)
         prompt_mask = self._additive(is_real)[:, None, None, :]
         self._mask = prompt_mask.expand(batch, 1, self.num_beams, self._width).contiguous()
         self._next_position = self._lengths.clone()
@@ -209,10 +128,9 @@ class TreeDecoder:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops prompts that are done. ``rows``, from ``compaction``: which old row each new row is."""
-        targets = [new for new, old in enumerate(rows) if new != old]
-        moves = torch.tensor([[rows[new] for new in targets], targets], dtype=torch.int64, device=self.device)
+        moves = [(old, new) for new, old in enumerate(rows) if new != old]
         for layer in self.cache.layers:
-            layer.move_rows(moves[0], moves[1], len(rows))
+            layer.move_rows(moves, len(rows))
         kept = torch.tensor(rows, device=self.device)
         self._mask, self._next_position = self._mask[kept], self._next_position[kept]
 
@@ -277,12 +195,6 @@ def compaction(is_done: Sequence[bool]) -> list[int]:
     left = len(is_done) - sum(is_done)
     movers = [row for row in range(left, len(is_done)) if not is_done[row]]
     return [movers.pop() if is_done[row] else row for row in range(left)]
-
-
-def _new_cache(rows: int, room: int, capacity: int, template: Template | None) -> Cache:
-    if template is None:
-        return Cache(layer_class_to_replicate=partial(BranchLayer, rows, room, capacity))
-    return Cache(layers=[BranchLayer(rows, room, capacity, layer) for layer in template.layers])
 
 
 def left_pad(

@@ -106,7 +106,7 @@ def _probe(model: nn.Module) -> str | None:
     finally:
         for module in in_training:
             module.training = True
-    apart = (as_sequences[:, 0] - as_sequences[:, 1]).abs().max()
+    apart = (as_sequences[:, 1] - as_sequences[:, 2]).abs().max()
     worst = (as_tree - as_sequences).abs().max()
     if worst > _TOLERANCE.get(model.dtype, 0.3) * apart:
         return f"a trial run as a tree was off by {float(worst / apart):.1%} of the difference between two branches"
@@ -114,9 +114,10 @@ def _probe(model: nn.Module) -> str | None:
 
 
 def _both_ways(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Logits ``[2 prompts, 2 branches, V]`` of two small trees: run as trees, and path by path.
+    """Logits ``[2 prompts, 3, V]`` of two small trees: run as trees, and path by path.
 
-    The trees have a shared beginning, prompts of different lengths, and branches that change places.
+    The three are the end of the prompt and two branches. The trees have a shared beginning, prompts of different
+    lengths, and branches that change places.
     """
     size = model.get_input_embeddings().num_embeddings
     ids = [7 * number % size for number in range(1, 12)]
@@ -124,13 +125,15 @@ def _both_ways(model: nn.Module) -> tuple[Tensor, Tensor]:
     first, second = [ids[7], ids[8]], [ids[9], ids[10]]
     parents = [1, 0]
     decoder = TreeDecoder(model, prompts, num_beams=2, pad_id=0, template=run_template(model, ids[:2]))
-    decoder.prefill()
+    prefilled = decoder.prefill()
     device = decoder.device
     decoder.step(torch.tensor([first] * 2, device=device), torch.zeros(2, 2, dtype=torch.int64, device=device))
-    as_tree = decoder.step(torch.tensor([second] * 2, device=device), torch.tensor([parents] * 2, device=device))
-    paths = [
-        [model(input_ids=torch.tensor([[*prompt, first[parent], last]], device=device)).logits[0, -1]
-         for parent, last in zip(parents, second, strict=True)]
-        for prompt in prompts
-    ]  # fmt: skip
-    return as_tree.float(), torch.stack([torch.stack(row) for row in paths]).float()
+    branches = decoder.step(torch.tensor([second] * 2, device=device), torch.tensor([parents] * 2, device=device))
+    as_tree = torch.cat((prefilled.unsqueeze(1), branches), dim=1)
+
+    def plain(ids: list[int]) -> Tensor:
+        return model(input_ids=torch.tensor([ids], device=device)).logits[0, -1]
+
+    endings = [[], *([first[parent], last] for parent, last in zip(parents, second, strict=True))]
+    as_sequences = torch.stack([plain([*prompt, *ending]) for prompt in prompts for ending in endings])
+    return as_tree.float(), as_sequences.view_as(as_tree).float()

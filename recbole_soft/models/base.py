@@ -22,6 +22,7 @@ from recbole_soft.llm.beam import BeamSettings
 from recbole_soft.llm.generate import generate
 from recbole_soft.llm.score import ResponseScores, score_responses
 from recbole_soft.llm.title_vectors import TitleVectors
+from recbole_soft.llm.trie import TokenTrie
 from recbole_soft.losses import mean_token_nll
 from recbole_soft.models.setup import artifact_store, open_backbone
 from recbole_soft.prompts.encode import PromptEncoder
@@ -73,8 +74,8 @@ class LLMRecommender(SequentialRecommender):
             config["embed_batch_tokens"], self.base_fingerprint, self.store,
         )
         self.title_rows = torch.from_numpy(self.catalog.title_rows).to(self.backbone.device)
-        self.beams = BeamSettings(config["num_beams"], config["max_new_tokens"], config["length_penalty"])
-        self._answers: dict[tuple[int, ...], str] = {}
+        self.beams, self.trie = self._search()
+        self._answers: dict[tuple[int, ...], list[str]] = {}
         if config["gradient_checkpointing"]:
             self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
             self.backbone.model.enable_input_require_grads()
@@ -104,21 +105,39 @@ class LLMRecommender(SequentialRecommender):
         )
 
     # ---- the language model ----------------------------------------------------------------------
+    def _search(self) -> tuple[BeamSettings, TokenTrie | None]:
+        """How answers are searched: limits from the catalogue, and its trie when decoding is constrained."""
+        options, eos = self.options, self.backbone.tokenizer.eos_id
+        titles = [tokens[:-1] for tokens in self.encoder.responses(self.catalog.unique_titles)]
+        is_constrained = options["decoding"] == "constrained"
+        # Length normalisation favours titles with many near-certain tokens once every beam is a title (D3).
+        penalty = options["length_penalty"] if options["length_penalty"] is not None else float(not is_constrained)
+        longest = max(map(len, titles)) + 1  # and the end-of-text token
+        beams = BeamSettings(options["num_beams"], min(options["max_new_tokens"], longest), penalty,
+                             options["num_beams"] if options["ranking"] == "beams" else 1)
+        return beams, TokenTrie.build(titles, eos) if is_constrained else None
+
     def score(self, prompts: Sequence[Tokens], responses: Mapping[str, Sequence[Tokens]]) -> dict[str, ResponseScores]:
         """Negative log-likelihood of one or more responses per prompt, with gradients."""
         return score_responses(self.weights.model, prompts, responses, fast=self.options["fast_path"])
 
     def answer(self, prompts: Sequence[Tokens], progress: Callable[[int], None] | None = None) -> list[str]:
-        """The best beam of every prompt as raw text, quotes and all; kept until the weights change."""
+        """The best beam of every prompt as raw text, quotes and all."""
+        return [beams[0] for beams in self.answer_beams(prompts, progress)]
+
+    def answer_beams(
+        self, prompts: Sequence[Tokens], progress: Callable[[int], None] | None = None
+    ) -> list[list[str]]:
+        """Returned beams of every prompt as raw text, best first; kept until the weights change."""
         wanted = [tuple(prompt) for prompt in prompts]
         unknown = [list(prompt) for prompt in dict.fromkeys(wanted) if prompt not in self._answers]
         beams = generate(
             self.weights.model, unknown, self.beams, eos_ids=[self.backbone.tokenizer.eos_id],
             pad_id=self.backbone.tokenizer.pad_id, batch_size=self.options["generation_batch_size"],
-            fast=self.options["fast_path"], progress=progress,
+            fast=self.options["fast_path"], trie=self.trie, progress=progress,
         ) if unknown else []
         for prompt, best in zip(unknown, beams, strict=True):
-            self._answers[tuple(prompt)] = self.backbone.tokenizer.decode(best[0].tokens)
+            self._answers[tuple(prompt)] = [self.backbone.tokenizer.decode(beam.tokens) for beam in best]
         return [self._answers[prompt] for prompt in wanted]
 
     def answered_titles(self, prompts: Sequence[Tokens]) -> list[str]:

@@ -42,14 +42,27 @@ class BIGRec(LLMRecommender):
 
     @torch.no_grad()
     def full_sort_predict(self, interaction) -> Tensor:
-        """[b, n_items] negative distances, after injection if one is set; column 0 is -inf."""
-        return self.injected(self.grounded_scores(interaction), interaction)
+        """[b, n_items] negative distances, after injection if one is set; column 0 is -inf.
+
+        With `ranking: beams` the items that the beams name come first, in the order of the beams.
+        """
+        scores = self.injected(self.grounded_scores(interaction), interaction)
+        return self._beams_first(scores, interaction) if self.options["ranking"] == "beams" else scores
 
     @torch.no_grad()
     def grounded_scores(self, interaction) -> Tensor:
         """[b, n_items] negative distances of titles to the generated answer."""
         answers = self.title_vectors.lookup(self.answered_titles(self.prompts(interaction)))
         return item_scores(distances(answers, self.title_vectors.table()), self.title_rows)
+
+    def _beams_first(self, scores: Tensor, interaction) -> Tensor:
+        """Lifts the items of the beams above all others (negative distances never exceed 0)."""
+        items_of = self.catalog.items_of_title
+        for row, beams in enumerate(self.answer_beams(self.prompts(interaction))):
+            for place, text in reversed(list(enumerate(beams))):
+                items = items_of.get(self.encoder.template.unquoted(text), [])
+                scores[row, items] = float(len(beams) - place)
+        return scores
 
     def injected(self, scores: Tensor, interaction) -> Tensor:
         """Scores with popularity or collaborative scores mixed in (BIGRec, section "Grounding")."""

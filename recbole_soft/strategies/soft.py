@@ -82,7 +82,8 @@ def obtain_distilled(context: StageContext) -> list[DistilledWindow]:
     """The self-distilled set of the SFT stage, from the store or made now (one line per training window)."""
     beams = context.model.beams
     key = content_key(teacher=context.keys["sft"], windows=context.windows.window_ids, beams=beams.num_beams,
-                      longest=beams.max_new_tokens, length_penalty=beams.length_penalty)
+                      longest=beams.max_new_tokens, length_penalty=beams.length_penalty,
+                      decoding=context.config["decoding"])
 
     def make(folder: Path) -> dict:
         windows = _distil(context)
@@ -103,7 +104,7 @@ def _distil(context: StageContext) -> list[DistilledWindow]:
     distances = (vectors - table[windows.target_rows]).norm(dim=1).tolist()
     nearest = torch.cat([chunk.argmin(1) for _, chunk in distance_chunks(vectors, table)]).tolist()
     catalog = model.catalog
-    category_of = {catalog.titles[item]: catalog.categories[item] for item in catalog.id_of_title.values()}
+    category_of = {title: catalog.categories[items[0]] for title, items in catalog.items_of_title.items()}
     decode = model.backbone.tokenizer.decode
     result = []
     for row, answer in enumerate(answers):

@@ -17,7 +17,7 @@ DECIDING_SETTINGS = (
     "seed", "tuning", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "quantization", "dtype",
     "epochs", "learning_rate", "weight_decay", "warmup_steps", "clip_grad_norm", "train_batch_size",
     "micro_batch_size", "patience", "valid_metric", "mask_history", "num_beams", "max_new_tokens", "length_penalty",
-    "embed_pooling", "cutoff_len", "fast_path", "gradient_checkpointing", "eval_step",
+    "decoding", "ranking", "embed_pooling", "cutoff_len", "fast_path", "gradient_checkpointing", "eval_step",
 )
 
 

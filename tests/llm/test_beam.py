@@ -20,7 +20,6 @@ from recbole_soft.llm.generate import generate
 from recbole_soft.llm.reference import reference_beam_search
 from recbole_soft.llm.tree_decoder import compaction
 from recbole_soft.llm.tree_support import supports_tree_search
-from recbole_soft.llm.trie import TokenTrie
 
 EOS, PAD, VOCABULARY = 2, 0, 150
 OLD_PEFT = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -46,6 +45,8 @@ FAMILIES = {
     "SmolLM3": GATED,
     "Granite": GATED,
     "Starcoder2": GATED,
+    "Falcon": COMMON,
+    "Mixtral": GATED | {"num_local_experts": 4},
 }
 
 
@@ -192,7 +193,8 @@ def test_the_generation_settings_of_the_checkpoint_stay_out():
     expected = generate(model, prompts, search, **STOPS)
     own = model.generation_config
     model.generation_config = leaky = transformers.GenerationConfig(
-        do_sample=True, temperature=0.3, repetition_penalty=3.0, no_repeat_ngram_size=1, suppress_tokens=[EOS], min_length=30
+        do_sample=True, temperature=0.3, repetition_penalty=3.0, no_repeat_ngram_size=1, suppress_tokens=[EOS],
+        min_length=30,
     )  # fmt: skip
     try:
         for fast in (True, False):
@@ -243,81 +245,6 @@ def test_the_probe_catches_what_the_configuration_does_not_tell():
     assert model.training, "the probe must leave the training mode alone"
 
 
-def catalogue(size: int, seed: int = 0, tokens: int = 12) -> list[list[int]]:
-    draw = random.Random(seed)
-    titles = {tuple(draw.randrange(3, 3 + tokens) for _ in range(draw.randint(1, 6))) for _ in range(size)}
-    return [list(title) for title in sorted(titles)]
-
-
-def beams_of_transformers_in(titles: list[list[int]], model, prompts, search: BeamSettings) -> list[list[Beam]]:
-    """``generate`` with ``prefix_allowed_tokens_fn``, one prompt at a time, less the places no beam fills."""
-    allowed: dict[tuple[int, ...], set[int]] = {}
-    for title in titles:
-        closed = (*title, EOS)
-        for end in range(len(closed)):
-            allowed.setdefault(closed[:end], set()).add(closed[end])
-
-    def search_one(prompt: list[int]) -> list[Beam]:
-        def follow(_: int, ids: torch.Tensor) -> list[int]:
-            # An item that has ended may only end again: transformers raises on an empty list.
-            return sorted(allowed.get(tuple(ids[len(prompt) :].tolist()), {EOS}))
-
-        output = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.int64), do_sample=False,
-            num_beams=search.num_beams, num_return_sequences=search.num_return, max_new_tokens=search.max_new_tokens,
-            length_penalty=search.length_penalty, eos_token_id=EOS, pad_token_id=PAD, output_scores=True,
-            return_dict_in_generate=True, prefix_allowed_tokens_fn=follow,
-        )  # fmt: skip
-        answers = [tokens[: tokens.index(EOS)] for tokens in output.sequences[:, len(prompt) :].tolist()]
-        scored = zip(answers, output.sequences_scores.tolist(), strict=True)
-        penalty = search.length_penalty
-        return [Beam(tuple(row), score, True) for row, score in scored if score * (len(row) + 1) ** penalty > -1e8]
-
-    return [search_one(prompt) for prompt in prompts]
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    size=st.integers(1, 60),
-    seed=st.integers(0, 99),
-    beams=st.integers(2, 5),
-    penalty=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
-    distinct_tokens=st.sampled_from([2, 12]),
-)
-def test_constrained_beams_are_those_of_transformers(size, seed, beams, penalty, distinct_tokens):
-    model, prompts, titles = tiny(), some_prompts(5, seed=seed), catalogue(size, seed, distinct_tokens)
-    search, trie = BeamSettings(beams, 8, penalty, beams), TokenTrie.build(titles, EOS)
-    ours = generate(model, prompts, search, batch_size=3, trie=trie, **STOPS)
-    assert_same(ours, beams_of_transformers_in(titles, model, prompts, search))
-    assert_same(ours, generate(model, prompts, search, fast=False, trie=trie, **STOPS))
-    for row in ours:
-        items = [beam.tokens for beam in row]
-        assert len(set(items)) == len(items) and all(list(item) in titles for item in items)
-        assert all(beam.finished for beam in row)
-
-
-def test_a_catalogue_smaller_than_the_beam_gives_all_of_it():
-    titles = [[5, 6], [5, 6, 7], [9]]
-    search, trie = BeamSettings(8, 6, 0.0, 8), TokenTrie.build(titles, EOS)
-    for row in generate(tiny(), some_prompts(4), search, trie=trie, **STOPS):
-        assert sorted(list(beam.tokens) for beam in row) == titles
-
-
-def test_one_constrained_beam_is_the_greedy_item_both_ways():
-    trie, search, prompts = TokenTrie.build(catalogue(50), EOS), BeamSettings(1, 8, 1.0, 1), some_prompts(6)
-    ours = generate(tiny(), prompts, search, trie=trie, **STOPS)
-    assert_same(ours, generate(tiny(), prompts, search, trie=trie, fast=False, **STOPS))
-
-
-def test_a_catalogue_is_searched_to_the_end_of_its_longest_item():
-    titles = [[5, 6, 7, 8, 9, 10]]
-    for fast in (True, False):
-        ((beam,),) = generate(
-            tiny(), [[4, 4]], BeamSettings(3, 2), trie=TokenTrie.build(titles, EOS), fast=fast, **STOPS
-        )
-        assert beam.tokens == tuple(titles[0]) and beam.finished
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 700), st.integers(0, 99))
 def test_two_stage_top_k_is_top_k(k, columns, seed):
@@ -334,6 +261,14 @@ def test_compaction_keeps_the_open_rows_and_moves_no_more_than_gaps(is_done):
     assert sorted(rows) == [row for row, done in enumerate(is_done) if not done]
     moved = sum(new != old for new, old in enumerate(rows))
     assert moved <= sum(is_done) and all(is_done[new] for new, old in enumerate(rows) if new != old)
+
+
+def test_new_prompts_join_stragglers_without_changing_either():
+    model, prompts, search = tiny(eos_bias=3.0), some_prompts(23, longest=40), BeamSettings(3, 30, 1.0, 3)
+    alone = generate(model, prompts, search, batch_size=1, **STOPS)
+    for batch_size in (2, 5, 16):
+        assert_same(generate(model, prompts, search, batch_size=batch_size, **STOPS), alone)
+    assert_same(alone, reference_beam_search(model, prompts, search, **STOPS))
 
 
 def test_one_batch_without_a_template():

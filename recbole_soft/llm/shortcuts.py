@@ -1,9 +1,13 @@
-"""Attention for a few queries per row without copying the cache once per query head.
+"""Two shortcuts through the forward pass of a ``transformers`` model; the results stay the same.
 
-Models with grouped-query attention share one key/value head among several query heads. With a mask,
-``transformers`` copies the keys and values for each of them, in every layer and step. Here the query heads of a
-group become further queries of their key/value head instead: the same products, nothing copied but the mask.
-Knows nothing of trees; anything but the plain case goes to ``transformers``' own function.
+``grouped_attention``: models with grouped-query attention share one key/value head among several query heads.
+With a mask, ``transformers`` copies the keys and values for each of them, in every layer and step. Here the query
+heads of a group become further queries of their key/value head instead: nothing is copied but the mask.
+
+``last_position_only``: a prompt is run for its keys and values and for the logits of its last position. In the
+last layer nothing reads the feed-forward network of the other positions, so it need not run.
+
+Knows nothing of trees or beams; what is not the plain case goes the ordinary way.
 """
 
 from __future__ import annotations
@@ -78,6 +82,34 @@ def grouped_attention(config: Any) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = own
+
+
+@contextmanager
+def last_position_only(model: nn.Module, positions: int) -> Iterator[None]:
+    """Lets the last layer's feed-forward network see the last of ``positions`` only.
+
+    At all others it yields zeros, so what the model makes of those positions means nothing. Models whose last
+    layer has no module ``mlp`` are left as they are.
+    """
+    decoder = getattr(model, model.base_model_prefix, model)
+    layers = getattr(decoder, "layers", None) or getattr(decoder, "h", None)
+    feed_forward = getattr(layers[-1], "mlp", None) if layers else None
+    if feed_forward is None:
+        yield
+        return
+
+    def narrow(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][:, -1:], *inputs[1:])
+
+    def widen(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return nn.functional.pad(output, (0, 0, positions - 1, 0))
+
+    handles = (feed_forward.register_forward_pre_hook(narrow), feed_forward.register_forward_hook(widen))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 ALL_ATTENTION_FUNCTIONS.register(_NAME, grouped_attention_forward)
