@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,9 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from recbole_soft.errors import UserError
 
 COMPLETE = "complete.json"
+_RUST_ERRNO = re.compile(r"\(os error (\d+)\)")
+_TORCH_WRITER = "inline_container"
 
 
 def content_key(**parts: Any) -> str:
@@ -24,15 +30,16 @@ def content_key(**parts: Any) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -45,8 +52,34 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def make_folder(path: Path) -> Path:
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Whatever a full or failing disk makes of writing `path` becomes an OSError that names the path.
+
+    safetensors tells the cause only as text, `(os error 28)`; torch does not tell it at all.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    except SafetensorError as error:
+        number = _RUST_ERRNO.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    except RuntimeError as error:
+        if _TORCH_WRITER not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, "the file could not be written to its end", str(path)) from error
+
+
+def make_folder(path: Path, setting: str = "checkpoint_dir") -> Path:
     """Makes a folder that can be written to.
+
+    Args:
+        path: the folder.
+        setting: name of the setting that moves it, for the remedy.
 
     Raises:
         UserError: it cannot be made or written.
@@ -58,7 +91,7 @@ def make_folder(path: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(f"the folder cannot be written: {error.strerror}", where=str(path),
-                        remedy="give another one: --checkpoint_dir=FOLDER") from error
+                        remedy=f"give another one: --{setting}=FOLDER") from error
     return path
 
 
@@ -69,18 +102,23 @@ class ArtifactStore:
         self.root = root
 
     def find(self, kind: str, key: str) -> Path | None:
-        """The folder of a finished result, or None."""
+        """The folder of a finished result; None if there is none, or files of it are gone or cut short."""
         folder = self.root / f"{kind}-{key}"
-        return folder if (folder / COMPLETE).is_file() else None
+        try:
+            sizes = read_json(folder / COMPLETE).get("sizes", {})
+        except (OSError, ValueError):
+            return None
+        return folder if sizes.items() <= _sizes(folder).items() else None
 
     @contextmanager
     def writing(self, kind: str, key: str, about: dict[str, Any] | None = None) -> Iterator[Path]:
         """A folder to fill; it becomes the result when the block ends without an error."""
-        make_folder(self.root)
+        make_folder(self.root, "artifacts_dir")
         unfinished = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{kind}-"))
         try:
-            yield unfinished
-            write_json(unfinished / COMPLETE, {"kind": kind, "key": key, **(about or {})})
+            with disk_errors(self.root):
+                yield unfinished
+            write_json(unfinished / COMPLETE, {"kind": kind, "key": key, **(about or {}), "sizes": _sizes(unfinished)})
             final = self.root / f"{kind}-{key}"
             if final.exists():
                 shutil.rmtree(final)
@@ -97,6 +135,11 @@ class ArtifactStore:
         with self.writing(kind, key, about) as folder:
             about.update(make(folder) or {})
         return self.root / f"{kind}-{key}", False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file, by its path inside the folder."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def file_hash(path: Path) -> str:

@@ -24,10 +24,10 @@ def ranks_of(scores: Tensor, targets: Tensor) -> Tensor:
         [b] ranks, 1 is best. A target that is no candidate, or has no number for a score, comes last.
     """
     own = scores.gather(1, targets[:, None])
-    ahead = (scores > own).sum(1)
     earlier = torch.arange(scores.shape[1], device=scores.device)[None, :] < targets[:, None]
-    ties = ((scores == own) & earlier).sum(1)
-    ranks = 1 + ahead + ties
+    is_ahead = (scores == own).logical_and_(earlier).logical_or_(scores > own)
+    # torch widens booleans before it adds them: 32 bits take half the memory of its default.
+    ranks = 1 + is_ahead.sum(1, dtype=torch.int32).long()
     return torch.where(own.squeeze(1).isfinite(), ranks, torch.full_like(ranks, scores.shape[1]))
 
 

@@ -6,18 +6,38 @@ Knows how to load, quantise and identify a model; nothing of adapters, prompts o
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib.util
 import os
+import ssl
+import threading
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from recbole_soft.errors import ModelError
 from recbole_soft.llm.tokenizer import LLMTokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+HUB_PATIENCE_SECONDS = 10.0
+
+# What a failure to load says -> what to do about it; the first that fits counts.
+_REMEDIES = (
+    (("gated repo", "401 client", "403 client", "'401 ", "'403 "),
+     "accept the model's licence on its Hugging Face page and log in with: hf auth login"),
+    (("trust_remote_code",), "--trust_remote_code=true, if you trust the code that comes with it"),
+    (("for this kind of automodel",), "give a causal (decoder-only) language model, such as Llama, Qwen or GPT-2"),
+    (("does not recognize this architecture",), "pip install --upgrade transformers, or choose another model"),
+    (("mismatched_sizes",), "config.json and the weights belong to different models: copy both from the same one"),
+)
+_REMEDY_FOLDER = "check that the folder is complete and that no file is cut short"
+_REMEDY_HUB = ("check the id and the network, or download the model elsewhere and give its folder: "
+               "--llm_path=/path/to/folder; without any model: --llm=tiny")
 
 
 @dataclass(frozen=True)
@@ -50,12 +70,18 @@ class Backbone:
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    @property
+    def longest_input(self) -> int | None:
+        """Tokens that the model has positions for, where it says so."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
 
 def load_backbone(settings: LoadSettings) -> Backbone:
     """Loads model and tokenizer.
 
     Raises:
-        ModelError: a folder without weights or tokenizer, a gated or absent hub id, a missing library.
+        ModelError: a folder without weights or tokenizer, files that are cut short or do not belong together,
+            a gated or absent hub id, a missing library.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
@@ -63,18 +89,19 @@ def load_backbone(settings: LoadSettings) -> Backbone:
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     _check_folder(settings.llm_path)
-    common = {"trust_remote_code": settings.trust_remote_code, "revision": settings.llm_revision}
+    common = {"trust_remote_code": settings.trust_remote_code, "revision": settings.llm_revision,
+              "local_files_only": not Path(settings.llm_path).is_dir() and not _hub_answers()}
     try:
         hf_tokenizer = AutoTokenizer.from_pretrained(settings.llm_path, **common)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             settings.llm_path, dtype=_dtype(settings), attn_implementation=settings.attn_implementation,
-            **common, **_quantized(settings),
+            output_loading_info=True, **common, **_quantized(settings),
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _explained(settings.llm_path, error) from error
+    _check_weights(settings.llm_path, loading["missing_keys"])
     tokenizer = LLMTokenizer(hf_tokenizer, settings.pad_token)
-    if tokenizer.is_pad_new:
-        model.resize_token_embeddings(len(hf_tokenizer), mean_resizing=False)
+    _fit_embeddings(settings.llm_path, model, tokenizer)
     if settings.quantization == "none":
         model.to(settings.device)
     _keep_gradients_after_evaluation(model)
@@ -128,31 +155,72 @@ def _keep_gradients_after_evaluation(model: nn.Module) -> None:
 def _check_folder(llm_path: str) -> None:
     folder = Path(llm_path)
     if not folder.is_dir():
-        if folder.is_absolute() or llm_path.startswith((".", "~")):
+        if folder.is_absolute() or llm_path.startswith((".", "~")) or llm_path.count("/") > 1:
             raise ModelError("there is no such folder", where=f"llm_path={llm_path}",
-                             remedy="give a folder with config.json, or a Hugging Face id such as meta-llama/Llama-3.2-3B")
+                             remedy="give a folder with config.json, or a Hugging Face id such as "
+                                    "meta-llama/Llama-3.2-3B")
         return
     names = {entry.name for entry in folder.iterdir()}
     has_weights = any(name.endswith((".safetensors", ".bin", ".safetensors.index.json")) for name in names)
     has_tokenizer = bool(names & {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"})
     for present, what in ((("config.json" in names), "config.json"), (has_weights, "weights (*.safetensors)"),
-                          (has_tokenizer, "a tokenizer (tokenizer.json)")):
+                          (has_tokenizer, "tokenizer (tokenizer.json)")):
         if not present:
             raise ModelError(f"the model folder has no {what}", where=f"llm_path={llm_path}",
                              remedy="save the model and its tokenizer there with save_pretrained()")
 
 
+def _check_weights(llm_path: str, missing: set[str]) -> None:
+    """transformers fills what a checkpoint lacks with random numbers; that would be no language model."""
+    if missing:
+        raise ModelError(
+            f"the checkpoint lacks {len(missing)} of the model's weights, for instance {sorted(missing)[0]}",
+            where=f"llm_path={llm_path}", remedy="config.json and the weights must belong to the same model, with its "
+            "output head; save it with AutoModelForCausalLM and save_pretrained()")
+
+
+def _fit_embeddings(llm_path: str, model: nn.Module, tokenizer: LLMTokenizer) -> None:
+    """Room for tokens that were added to a tokenizer (padding); never fewer rows than the model has."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if max(tokenizer.hf.vocab_size - 1, tokenizer.eos_id) >= rows:
+        raise ModelError(f"the tokenizer knows {tokenizer.hf.vocab_size} tokens, the model only {rows}",
+                         where=f"llm_path={llm_path}", remedy="put the model's own tokenizer into the folder")
+    if len(tokenizer.hf) > rows:
+        model.resize_token_embeddings(len(tokenizer.hf), mean_resizing=False)
+
+
+def _hub_answers() -> bool:
+    """Whether the model hub can be reached at all. Its client would try for minutes; cached models need no hub."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    answers: list[bool] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=HUB_PATIENCE_SECONDS).close()
+        except urllib.error.HTTPError as error:  # an answer all the same
+            error.close()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            # A certificate that Python does not know is an answer, too: the hub's client brings its own list.
+            if not isinstance(getattr(error, "reason", None), ssl.SSLError):
+                return
+        answers.append(True)
+
+    # The timeout above holds for each address of the hub and not for the look-up of its name.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(HUB_PATIENCE_SECONDS)
+    return bool(answers)
+
+
 def _explained(llm_path: str, error: Exception) -> ModelError:
     text = str(error)
-    lowered = text.lower()
-    if "gated" in lowered or "401" in lowered or "403" in lowered:
-        remedy = "accept the model's licence on its Hugging Face page and log in with: hf auth login"
-    elif "trust_remote_code" in lowered:
-        remedy = "--trust_remote_code=true, if you trust the code that comes with it"
-    elif Path(llm_path).is_dir():
-        remedy = "check that the folder is complete and that the files are not truncated"
-    else:
-        remedy = ("check the id and the network, or download the model elsewhere and give its folder: "
-                  "--llm_path=/path/to/folder; without any model: --llm=tiny")
+    remedy = next((remedy for words, remedy in _REMEDIES if any(word in text.lower() for word in words)),
+                  _REMEDY_FOLDER if Path(llm_path).is_dir() else _REMEDY_HUB)
     first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    if "mismatched_sizes" in text:  # the first line points to a report that nobody sees
+        first_line = "the weights have other sizes than config.json says"
     return ModelError(f"the language model cannot be loaded: {first_line}", where=f"llm_path={llm_path}", remedy=remedy)

@@ -20,6 +20,7 @@ from recbole_soft.prompts.template import PromptTemplate
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 ROW_LENGTH = 128
+SHARED_LABEL = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,15 @@ class CatalogText:
     template: PromptTemplate = field(repr=False)
 
     def fingerprint(self, settings: TinySettings) -> str:
-        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v3"]
+        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v4"]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 class Corpus:
-    """Draws documents: a title with its category, or a list of quoted titles that share a category.
+    """Draws documents: a title with its category, or a list of quoted titles, half of which share a label.
 
-    The words of the prompt template are in few documents: they cost tokens and teach no title.
+    Half, not all: a model that expects only one kind of title in a list gives the others no chance. The words of
+    the prompt template are in few documents: they cost tokens and teach no title.
     """
 
     def __init__(self, text: CatalogText, seed: int, longest_list: int = 10):
@@ -61,11 +63,7 @@ class Corpus:
         for row, category in enumerate(text.categories):
             for label in _labels(category):
                 self._groups.setdefault(label, []).append(row)
-        self._lists = [rows for rows in self._groups.values() if len(rows) > 1] or [list(range(len(text.titles)))]
-        self._groups_of: list[list[list[int]]] = [
-            [self._groups[label] for label in _labels(category) if len(self._groups[label]) > 1] or self._lists[:1]
-            for category in text.categories
-        ]
+        self._everything = list(range(len(text.titles)))
 
     def document(self) -> str:
         """One document."""
@@ -75,9 +73,10 @@ class Corpus:
         if kind < 0.3:
             category = self._text.categories[row]
             return f"{titles[row]} ({category})" if category else titles[row]
-        groups = self._groups_of[row]
-        count = self._random.randint(1, self._longest)
-        listed = [titles[self._random.choice(self._random.choice(groups))] for _ in range(count)]
+        labels = _labels(self._text.categories[row])
+        group = self._groups[self._random.choice(labels)] if labels else self._everything
+        listed = [titles[self._random.choice(group if self._random.random() < SHARED_LABEL else self._everything)]
+                  for _ in range(self._random.randint(1, self._longest))]
         if kind < 0.4:
             return template.prompt(listed) + template.quoted(titles[row])
         return template.separator.join(template.quoted(title) for title in [*listed, titles[row]])
@@ -113,9 +112,8 @@ def build_tiny(
 
 
 def _labels(category: str) -> list[str]:
-    """Labels of a category cell: a path is split at '>', a word list at spaces; the whole cell counts too."""
-    parts = category.split(" > ") if " > " in category else category.split()
-    return list(dict.fromkeys([category, *parts])) if category else []
+    """Labels of a category cell: a path is split at '>', a word list at spaces."""
+    return list(dict.fromkeys(category.split(" > ") if " > " in category else category.split()))
 
 
 def _train_tokenizer(texts: Sequence[str], vocabulary: int):

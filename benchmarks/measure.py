@@ -1,0 +1,159 @@
+"""Times two ways of doing the same in turn, and the memory of each.
+
+Rounds are interleaved (ours, plain, plain, ours, ...), so that a change of load on the machine falls on both,
+and ratios are taken within a round. Knows nothing of what runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import statistics
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Outcome = Any
+
+
+class Stage(ABC):
+    """One thing done two ways.
+
+    Attributes:
+        name: what `--stages` and the table call it.
+        what: one line on the work.
+        target: least wanted ratio of times, if there is one.
+        memory_target: least wanted ratio of peak memory, if there is one.
+        is_long: too long for a warm-up of its own.
+    """
+
+    name = ""
+    what = ""
+    target: float | None = None
+    memory_target: float | None = None
+    is_long = False
+
+    @abstractmethod
+    def ours(self) -> Outcome:
+        """Does it our way."""
+
+    @abstractmethod
+    def plain(self) -> Outcome:
+        """Does it as the published pipeline does."""
+
+    @abstractmethod
+    def equality(self, ours: Outcome, plain: Outcome) -> dict[str, float]:
+        """How equal two outcomes are, by name: relative errors, or shares of equal results."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Least, median and greatest of several values."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        return cls(min(values), statistics.median(values), max(values))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What came out for one stage; times in seconds, memory in MB above what was in use before."""
+
+    name: str
+    what: str
+    rounds: int
+    ours_seconds: Spread
+    plain_seconds: Spread
+    ratio: Spread
+    target: float | None
+    equality: dict[str, float] = field(default_factory=dict)
+    ours_memory_mb: float | None = None
+    plain_memory_mb: float | None = None
+    memory_target: float | None = None
+
+    @property
+    def memory_ratio(self) -> float | None:
+        """Plain over ours; None where memory was not measured."""
+        if self.ours_memory_mb is None or self.plain_memory_mb is None:
+            return None
+        return self.plain_memory_mb / max(self.ours_memory_mb, 0.1)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"memory_ratio": self.memory_ratio}
+
+
+def measure(stage: Stage, rounds: int, device: torch.device) -> Measurement:
+    """Runs a stage both ways: once for warmth, equality and memory, then `rounds` times against the clock.
+
+    A long stage skips the first; its memory and equality are those of its first round.
+    """
+    ours_times, plain_times = [], []
+    first: dict[str, tuple[Outcome, float, float | None]] = {}
+    if not stage.is_long:
+        first = {"ours": observed(stage.ours, device), "plain": observed(stage.plain, device)}
+    for number in range(rounds):
+        runs = [("ours", stage.ours, ours_times), ("plain", stage.plain, plain_times)]
+        for name, run, times in runs if number % 2 == 0 else reversed(runs):
+            outcome = observed(run, device)
+            times.append(outcome[1])
+            first.setdefault(name, outcome)
+    ratios = [plain / ours for ours, plain in zip(ours_times, plain_times, strict=True)]
+    return Measurement(
+        stage.name, stage.what, rounds, Spread.of(ours_times), Spread.of(plain_times), Spread.of(ratios), stage.target,
+        stage.equality(first["ours"][0], first["plain"][0]), first["ours"][2], first["plain"][2], stage.memory_target,
+    )
+
+
+def observed(run: Callable[[], Outcome], device: torch.device) -> tuple[Outcome, float, float | None]:
+    """Outcome, seconds, and peak memory in MB above what was in use before.
+
+    On a GPU memory is what torch's allocator handed out. Elsewhere it is the growth of the process' resident
+    memory, as Linux counts it: freed memory is first given back, then the high-water mark is reset. The mark
+    holds everything, workspaces of libraries included. None where the system has no such mark.
+    """
+    before = _reset_peak(device)
+    started = time.perf_counter()
+    outcome = run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - started
+    return outcome, seconds, _peak_above(before, device)
+
+
+def _reset_peak(device: torch.device) -> float | None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    except (OSError, AttributeError):
+        return None
+
+
+def _peak_above(before: float | None, device: torch.device) -> float | None:
+    if before is None:
+        return None
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _status("VmHWM")
+    return round(max(0.0, peak - before), 1)
+
+
+def _status(key: str) -> float:
+    """A value of /proc/self/status, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":"))

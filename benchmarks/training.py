@@ -1,0 +1,131 @@
+"""Stages of training: one optimiser step of SFT, SOFT and S-DPO, on the same windows and weights both ways.
+
+The learning rate is 0, so that every round starts from the same weights; losses and gradients are compared.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks import plain
+from benchmarks.measure import Stage
+from benchmarks.workbench import Windows, Workbench
+from recbole_soft.losses import mean_token_nll, mixed_loss
+
+TAU = 0.5
+BETA = 1.0
+NEGATIVES = 3
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """Loss of a step and its gradients by parameter, on the CPU."""
+
+    loss: float
+    gradients: dict[str, Tensor]
+
+
+class TrainingStep(Stage):
+    """A step on windows: per micro-batch forward and backward, then the optimiser."""
+
+    def __init__(self, bench: Workbench, windows: Windows):
+        self.bench, self.windows = bench, windows
+        self.pad_id = bench.model.backbone.tokenizer.pad_id
+        self.network = bench.model.weights.model
+        self.optimiser = torch.optim.AdamW(bench.model.weights.parameters(), lr=0.0, weight_decay=0.0)
+
+    @abstractmethod
+    def our_loss(self, windows: Windows) -> Tensor:
+        """[] mean loss of a micro-batch, our way."""
+
+    @abstractmethod
+    def plain_loss(self, windows: Windows) -> Tensor:
+        """[] mean loss of a micro-batch, the plain way."""
+
+    def ours(self) -> StepOutcome:
+        return self._step(self.our_loss)
+
+    def plain(self) -> StepOutcome:
+        return self._step(self.plain_loss)
+
+    def _step(self, loss_of) -> StepOutcome:
+        self.network.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        edges = [*range(0, len(self.windows), plain.MICRO_BATCH), len(self.windows)]
+        for first, end in pairwise(edges):
+            loss = loss_of(self.windows.take(first, end - first)) * ((end - first) / len(self.windows))
+            loss.backward()
+            total += float(loss.detach())
+        self.optimiser.step()
+        gradients = {name: parameter.grad.detach().float().cpu().clone()
+                     for name, parameter in self.network.named_parameters() if parameter.grad is not None}
+        return StepOutcome(total, gradients)
+
+    def equality(self, ours: StepOutcome, plain: StepOutcome) -> dict[str, float]:
+        """Relative error of the loss, and the largest of any gradient tensor (norm of the difference / norm)."""
+        if ours.gradients.keys() != plain.gradients.keys():
+            raise AssertionError("the two ways give gradients to different parameters")
+        errors = [float((ours.gradients[name] - wanted).norm() / wanted.norm().clamp_min(1e-20))
+                  for name, wanted in plain.gradients.items()]
+        return {"loss_error": abs(ours.loss - plain.loss) / abs(plain.loss), "gradient_error": max(errors)}
+
+
+class SftStep(TrainingStep):
+    """Supervised fine-tuning: one response per prompt."""
+
+    name, target = "sft", 2.5
+    what = "SFT step: one response per prompt"
+
+    def our_loss(self, windows: Windows) -> Tensor:
+        scores = self.bench.model.score(windows.prompts, {"sft": windows.targets})["sft"]
+        return mean_token_nll(scores.nll, int(scores.tokens.sum()))
+
+    def plain_loss(self, windows: Windows) -> Tensor:
+        return plain.label_loss(self.network, windows.prompts, windows.targets, self.pad_id)
+
+
+class SoftStep(TrainingStep):
+    """SOFT: true and self-distilled response behind one prompt."""
+
+    name, target = "soft", 4.0
+    what = "SOFT step: true and self-distilled response, tau = 0.5"
+
+    def our_loss(self, windows: Windows) -> Tensor:
+        scores = self.bench.model.score(windows.prompts, {"sft": windows.targets, "sdft": windows.others[0]})
+        parts = {kind: mean_token_nll(score.nll, int(score.tokens.sum())) for kind, score in scores.items()}
+        return mixed_loss(parts, {"sft": 1 - TAU, "sdft": TAU})
+
+    def plain_loss(self, windows: Windows) -> Tensor:
+        return plain.mixed_label_loss(
+            self.network, windows.prompts, windows.targets, windows.others[0], TAU, self.pad_id)
+
+
+class SdpoStep(TrainingStep):
+    """S-DPO: the true response against three negatives, reference log-probabilities given to both ways."""
+
+    name, target = "sdpo", 7.0
+    what = f"S-DPO step: true response and {NEGATIVES} negatives"
+
+    def _reference(self, kinds: list) -> Tensor:
+        """[1 + N, B] fixed numbers of the right size: 2 nats a token."""
+        return torch.tensor([[-2.0 * len(text) for text in of_kind] for of_kind in kinds], device=self.bench.device)
+
+    def our_loss(self, windows: Windows) -> Tensor:
+        kinds = [windows.targets, *windows.others[:NEGATIVES]]
+        scores = self.bench.model.score(windows.prompts, {str(number): kind for number, kind in enumerate(kinds)})
+        ratios = -torch.stack([score.nll for score in scores.values()]) - self._reference(kinds)
+        # The softmax over beta r, the true item being class 0: logsumexp instead of exponentials that overflow.
+        return functional.cross_entropy(BETA * ratios.T, torch.zeros(len(windows), dtype=torch.long,
+                                                                     device=ratios.device))
+
+    def plain_loss(self, windows: Windows) -> Tensor:
+        kinds = [windows.targets, *windows.others[:NEGATIVES]]
+        logs = plain.sequence_log_probabilities(self.network, windows.prompts, kinds, self.pad_id)
+        return plain.softmax_dpo_loss(logs - self._reference(kinds), BETA)
