@@ -24,14 +24,14 @@ class Generation(Stage):
     """Beam search behind an adapter."""
 
     name, target = "generation", 6.5
-    what = "beam search, 4 beams"
 
-    def __init__(self, bench: Workbench, prompts: Sequence[Sequence[int]], beams: int = 4):
-        self.bench, self.prompts, self.beams = bench, prompts, beams
+    def __init__(self, bench: Workbench, prompts: Sequence[Sequence[int]], beams: int = 4, returned: int | None = None):
+        self.bench, self.prompts, self.beams, self.returned = bench, prompts, beams, returned or beams
+        self.what = f"beam search, {beams} beams, {len(prompts)} prompts"
 
     def ours(self) -> list[list[Beam]]:
         model, tokenizer = self.bench.model, self.bench.model.backbone.tokenizer
-        settings = BeamSettings(self.beams, model.beams.max_new_tokens, 1.0, self.beams)
+        settings = BeamSettings(self.beams, model.beams.max_new_tokens, 1.0, self.returned)
         return generate(
             model.weights.model, self.prompts, settings, eos_ids=[tokenizer.eos_id], pad_id=tokenizer.pad_id,
             batch_size=model.options["generation_batch_size"])
@@ -76,9 +76,11 @@ class Grounding(Stage):
         self.bench, self.catalogue, self.answers = bench, catalogue, answers
         self.what = f"embed, ground and rank {len(answers)} answers, {len(catalogue.titles)} items"
 
+    def prepare(self) -> None:
+        self.table = fresh_table(self.bench, self.catalogue.titles)
+
     def ours(self) -> Tensor:
-        vectors = table_of(self.bench, self.catalogue).lookup(self.answers)
-        return counted_ranks(vectors, self.catalogue.vectors, self.catalogue.targets)
+        return counted_ranks(self.table.lookup(self.answers), self.catalogue.vectors, self.catalogue.targets)
 
     def plain(self) -> Tensor:
         model = self.bench.model
@@ -136,10 +138,10 @@ def rank_equality(ours: Tensor, plain: Tensor) -> dict[str, float]:
             "largest_rank_difference": float((ours - plain).abs().max())}
 
 
-def table_of(bench: Workbench, catalogue: Catalogue) -> TitleVectors:
-    """A fresh item table that has the catalogue's vectors and remembers no answer."""
+def fresh_table(bench: Workbench, titles: Sequence[str]) -> TitleVectors:
+    """An item table that remembers no answer; its vectors come from the store, or are embedded now."""
     model = bench.model
-    table = TitleVectors(model.backbone, model.weights, catalogue.titles, "last",
-                         model.options["embed_batch_tokens"], "benchmark")
-    table._table = catalogue.vectors
+    table = TitleVectors(model.backbone, model.weights, titles, "last", model.options["embed_batch_tokens"],
+                         model.base_fingerprint, model.store)
+    table.table()
     return table

@@ -6,6 +6,7 @@ The learning rate is 0, so that every round starts from the same weights; losses
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,8 +18,8 @@ from benchmarks import plain
 from benchmarks.measure import Stage
 from benchmarks.workbench import Windows, Workbench
 from recbole_soft.losses import mean_token_nll, mixed_loss
+from recbole_soft.strategies.soft import NEGLIGIBLE
 
-TAU = 0.5
 BETA = 1.0
 NEGATIVES = 3
 
@@ -54,19 +55,24 @@ class TrainingStep(Stage):
     def plain(self) -> StepOutcome:
         return self._step(self.plain_loss)
 
-    def _step(self, loss_of) -> StepOutcome:
+    def _step(self, loss_of: Callable[[Windows], Tensor]) -> StepOutcome:
         self.network.train()
-        self.optimiser.zero_grad(set_to_none=True)
-        total = 0.0
-        edges = [*range(0, len(self.windows), plain.MICRO_BATCH), len(self.windows)]
-        for first, end in pairwise(edges):
-            loss = loss_of(self.windows.take(first, end - first)) * ((end - first) / len(self.windows))
-            loss.backward()
-            total += float(loss.detach())
+        loss = self.accumulate(self.windows, loss_of)
         self.optimiser.step()
         gradients = {name: parameter.grad.detach().float().cpu().clone()
                      for name, parameter in self.network.named_parameters() if parameter.grad is not None}
-        return StepOutcome(total, gradients)
+        return StepOutcome(loss, gradients)
+
+    def accumulate(self, windows: Windows, loss_of: Callable[[Windows], Tensor]) -> float:
+        """Gradients of the mean loss over micro-batches of windows; returns that loss."""
+        self.optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        edges = [*range(0, len(windows), plain.MICRO_BATCH), len(windows)]
+        for first, end in pairwise(edges):
+            loss = loss_of(windows.take(first, end - first)) * ((end - first) / len(windows))
+            loss.backward()
+            total += float(loss.detach())
+        return total
 
     def equality(self, ours: StepOutcome, plain: StepOutcome) -> dict[str, float]:
         """Relative error of the loss, and the largest of any gradient tensor (norm of the difference / norm)."""
@@ -96,15 +102,19 @@ class SoftStep(TrainingStep):
 
     name, target = "soft", 4.0
     what = "SOFT step: true and self-distilled response, tau = 0.5"
+    tau = 0.5
 
     def our_loss(self, windows: Windows) -> Tensor:
-        scores = self.bench.model.score(windows.prompts, {"sft": windows.targets, "sdft": windows.others[0]})
+        weights = {"sft": 1 - self.tau, "sdft": self.tau}
+        weights = {kind: weight for kind, weight in weights.items() if weight > NEGLIGIBLE}
+        responses = {"sft": windows.targets, "sdft": windows.others[0]}
+        scores = self.bench.model.score(windows.prompts, {kind: responses[kind] for kind in weights})
         parts = {kind: mean_token_nll(score.nll, int(score.tokens.sum())) for kind, score in scores.items()}
-        return mixed_loss(parts, {"sft": 1 - TAU, "sdft": TAU})
+        return mixed_loss(parts, weights)
 
     def plain_loss(self, windows: Windows) -> Tensor:
         return plain.mixed_label_loss(
-            self.network, windows.prompts, windows.targets, windows.others[0], TAU, self.pad_id)
+            self.network, windows.prompts, windows.targets, windows.others[0], self.tau, self.pad_id)
 
 
 class SdpoStep(TrainingStep):

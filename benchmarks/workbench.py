@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -196,8 +196,3 @@ def answers_to(titles: Sequence[str], windows: int, template_quoted: Callable[[s
     answers = pool + [draw.choice(pool) for _ in range(windows - len(pool))]
     draw.shuffle(answers)
     return [template_quoted(answer) for answer in answers] if template_quoted else answers
-
-
-def shortened(size: Size, **changes: int) -> Size:
-    """`size` with other values, for tests."""
-    return replace(size, **changes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import re
 import sys
@@ -27,9 +28,10 @@ _OPTION = re.compile(r"--([A-Za-z]\w*(?:-\w+)*)=(.*)\Z", re.DOTALL)
 _BARE_OPTION = re.compile(r"--([A-Za-z][\w-]*)\Z")
 # People copy commands from documents that turn two hyphens into a dash, forget one, or forget both.
 _NEARLY_OPTION = re.compile(r"[-\u2010-\u2015]*([A-Za-z][\w-]*)(?:=(.*))?\Z", re.DOTALL)
+_KEPT = "stages that were finished are kept, and the next run goes on from them"
 _DISK_REMEDIES = {
-    errno.ENOSPC: "free some space, or choose another disk with --checkpoint_dir=FOLDER",
-    errno.EDQUOT: "free some space, or choose another disk with --checkpoint_dir=FOLDER",
+    errno.ENOSPC: f"free some space, or choose another disk with --checkpoint_dir=FOLDER; {_KEPT}",
+    errno.EDQUOT: f"free some space, or choose another disk with --checkpoint_dir=FOLDER; {_KEPT}",
     errno.EROFS: "choose a folder you may write to with --checkpoint_dir=FOLDER",
     errno.EACCES: "check the permissions, or write elsewhere with --checkpoint_dir=FOLDER",
     errno.EPERM: "check the permissions, or write elsewhere with --checkpoint_dir=FOLDER",
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted by the keyboard\n")
+        sys.stderr.write("\ninterrupted by the keyboard\n" + _KEPT + "\n")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (`| head`) has left. Python would complain once more when it exits.
@@ -86,6 +88,7 @@ def _run(command_line: dict[str, str]) -> None:
     for name in ("model", "dataset"):
         command_line.pop(name, None)
     importlib.import_module("recbole_soft.run_log").quiet_libraries()
+    logging.raiseExceptions = False  # a log file on a full disk must not add tracebacks to the one message
     run: Any = importlib.import_module("recbole_soft.run")
     run.run_recbole_soft(model=model, dataset=dataset, config_file_list=config_files,
                          command_line=command_line)

@@ -66,5 +66,5 @@ def write_distilled(path: Path, windows: Sequence[DistilledWindow]) -> None:
 
 
 def read_distilled(path: Path) -> list[DistilledWindow]:
-    """Reads what `write_distilled` wrote."""
-    return [DistilledWindow(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Reads what `write_distilled` wrote (`splitlines` would also break at characters that JSON leaves as they are)."""
+    return [DistilledWindow(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]

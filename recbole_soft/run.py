@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import content_key, make_folder, write_text
+from recbole_soft.artifacts import content_key, disk_errors, make_folder, read_json, write_text
 from recbole_soft.data.sources import find_dataset
-from recbole_soft.errors import DataError
+from recbole_soft.errors import DataError, ModelError
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
 from recbole_soft.reporting.table import result_table
@@ -99,8 +99,9 @@ def _fit_cutoffs(config, item_num: int) -> None:
     """Leaves out cut-offs beyond a small catalogue, where RecBole would stop with an exception."""
     needed = int(config["valid_metric"].partition("@")[2] or 1)
     if needed > item_num:
-        raise DataError(f"{config['valid_metric']} decides between epochs, but there are only {item_num - 1} items",
-                        where=config["dataset"], remedy="use more data, or for instance --valid_metric=Hit@1 --topk=[1]")
+        raise DataError(f"{config['valid_metric']} decides between epochs, but the number of items is {item_num - 1}",
+                        where=config["dataset"],
+                        remedy="use more data, or for instance --valid_metric=Hit@1 --topk=[1]")
     kept = [k for k in config["topk"] if k <= item_num]
     if kept != config["topk"]:
         logger.warning("only %d items: cut-offs %s of %s are used", item_num - 1, kept, config["topk"])
@@ -158,19 +159,23 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
 def load_traditional(folder: Path, dataset):
     """A traditional model of an earlier run, from its weights (safetensors) and its record; no pickle is read."""
     from recbole.utils import get_model
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from recbole_soft.artifacts import read_json
     from recbole_soft.config.soft_config import SoftConfig
-    from recbole_soft.errors import ModelError
 
     if not (folder / "model.safetensors").is_file():
         raise ModelError("there is no model.safetensors in this folder", where=str(folder),
                          remedy="give the run folder of a traditional model, for instance saved/SASRec-ml-100k-...")
-    record = read_json(folder / "run.json")
-    config = SoftConfig(record["model"], record["dataset"], config_dict=record["user_settings"])
-    model = get_model(record["model"])(config, dataset).to(config["device"])
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        record = read_json(folder / "run.json")
+        config = SoftConfig(record["model"], record["dataset"], config_dict=record["user_settings"])
+        model = get_model(record["model"])(config, dataset).to(config["device"])
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"the traditional model cannot be used: {next(iter(str(error).splitlines()), error)}",
+                         where=f"injection_model_file={folder}",
+                         remedy="train it anew on this data set with the same settings of the data") from error
     return model.eval()
 
 
@@ -187,14 +192,16 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
     trainer.saved_model_file = str(folder / "recbole_checkpoint.pth")
     trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
     valid_curve: dict[int, float] = {}
-    best_score, best_result = trainer.fit(
-        train, valid, verbose=False, saved=saved, show_progress=config["show_progress"],
-        callback_fn=lambda epoch, score: valid_curve.__setitem__(epoch, score))
+    with disk_errors(folder):
+        best_score, best_result = trainer.fit(
+            train, valid, verbose=False, saved=saved, show_progress=config["show_progress"],
+            callback_fn=lambda epoch, score: valid_curve.__setitem__(epoch, score))
     clock.lap("training")
     test_result = trainer.evaluate(test, load_best_model=saved)
     clock.lap("test")
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    with disk_errors(folder):
+        save_file(state, folder / "model.safetensors")
     curves = [{"stage": "train", "epoch": epoch, "loss_total": loss,
                f"valid_{config['valid_metric'].lower()}": valid_curve.get(epoch)}
               for epoch, loss in trainer.train_loss_dict.items()]

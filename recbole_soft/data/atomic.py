@@ -8,6 +8,8 @@ Knows nothing of users, items or settings.
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
+from itertools import repeat
 from pathlib import Path
 
 import pandas as pd
@@ -23,29 +25,44 @@ def read_atomic(path: Path, columns: list[str], separator: str = "\t", encoding:
         columns: names (without type) to read, all of which must exist.
 
     Raises:
-        DataError: no header, a missing column, a row with too many cells, or bytes that are no text.
+        DataError: no header, a missing column, a row with too many or too few cells, or bytes that are no text.
     """
     header = _read_header(path, separator, encoding)
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise DataError(
-            f"column '{missing[0]}' is missing",
-            where=f"{path}, first line; it has: {', '.join(header)}",
-            remedy=f"{nearest(missing[0], header)} Name the column in the settings or add it to the file.",
-        )
+    require_columns(path, dict.fromkeys(columns, ""), separator, encoding)
     try:
+        _check_cells(path, len(header), separator, encoding)
         frame = pd.read_csv(
             path, sep=separator, header=None, skiprows=1, names=list(header), usecols=columns, dtype=str,
             index_col=False, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding=_plain(encoding),
         )
     except pd.errors.EmptyDataError:
         return pd.DataFrame({name: pd.Series(dtype=str) for name in columns})
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise _no_text(path, encoding, error) from error
+    except pd.errors.ParserError as error:
         raise DataError(
             f"the file cannot be read: {str(error).strip()}", where=str(path),
             remedy=f"every line needs {len(header)} cells separated by {separator!r}, in {encoding}",
         ) from error
     return frame[columns]
+
+
+def require_columns(path: Path, setting_of: Mapping[str, str], separator: str = "\t", encoding: str = "utf-8") -> None:
+    """Raises DataError where a column is missing.
+
+    Args:
+        path: an atomic file.
+        setting_of: by name of a column, the setting that names it (or nothing), for the remedy.
+        separator, encoding: of the file.
+    """
+    header = _read_header(path, separator, encoding)
+    for name, setting in setting_of.items():
+        if name in header:
+            continue
+        suggestion = nearest(name, header)
+        remedy = f"{suggestion} " if suggestion.startswith("did you mean") else ""
+        remedy += f"name the column: --{setting}=NAME, or add it" if setting else "add the column"
+        raise DataError(f"column '{name}' is missing", f"{path}, first line; it has: {', '.join(header)}", remedy)
 
 
 def columns_of(path: Path, separator: str = "\t", encoding: str = "utf-8") -> list[str]:
@@ -78,13 +95,41 @@ def _read_header(path: Path, separator: str, encoding: str) -> dict[str, str]:
         with open(path, encoding=_plain(encoding)) as file:
             cells = file.readline().rstrip("\r\n").split(separator)
     except UnicodeDecodeError as error:
-        raise DataError(f"the file is not {encoding} text", where=str(path), remedy="save it as UTF-8") from error
+        raise _no_text(path, encoding, error) from error
+    if len(cells) == 1 and cells[0].count(":") > 1:
+        raise DataError("the first line is a single cell", where=f"{path}: {cells[0][:80]}",
+                        remedy="separate the cells by tabs, or name what separates them, for instance "
+                               "--field_separator=,")
     if not all(":" in cell for cell in cells):
         raise DataError(
             "the first line is not a header of name:type cells", where=str(path),
             remedy="an atomic file starts with a line such as user_id:token<TAB>item_id:token<TAB>timestamp:float",
         )
     return dict(cell.rsplit(":", 1) for cell in cells)
+
+
+def _check_cells(path: Path, cells: int, separator: str, encoding: str) -> None:
+    """A line with another number of cells than the first: a tab or a line break inside a title, most often.
+
+    pandas would cut such a line or fill it up, and the item would go by another title.
+    """
+    with open(path, encoding=_plain(encoding)) as file:
+        if set(map(str.count, file, repeat(separator))) <= {cells - 1}:
+            return
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            if line.strip("\r\n") and line.count(separator) != cells - 1:
+                typed = separator.encode("unicode_escape").decode()
+                raise DataError(
+                    f"a line has {line.count(separator) + 1} cells, the first line has {cells}",
+                    where=f"{path}, line {number}: {line.strip()[:80]}",
+                    remedy="take the tab or line break out of the text, or drop all such lines: "
+                           f"awk -F'{typed}' 'NF=={cells}' {path.name} > mended && mv mended {path.name}")
+
+
+def _no_text(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:
+    return DataError(f"the file is not {encoding} text ({error.reason}: byte 0x{error.object[error.start]:02x})",
+                     where=str(path), remedy="save it as UTF-8, or name its encoding, for instance --encoding=latin-1")
 
 
 def _plain(encoding: str) -> str:

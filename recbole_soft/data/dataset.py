@@ -18,7 +18,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
-from recbole_soft.data.atomic import columns_of, read_atomic, to_numbers
+from recbole_soft.data.atomic import columns_of, read_atomic, require_columns, to_numbers
 from recbole_soft.data.catalog import Catalog, ItemColumns, merge_equal_titles, read_item_table
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.data.windows import first_positions, history_matrix, make_windows, sample_rows
@@ -59,12 +59,16 @@ class SoftDataset(SequentialDataset):
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
         path = Path(dataset_path) / f"{token}.inter"
         fields = [self.uid_field, self.iid_field, self.time_field]
-        frame = read_atomic(path, fields, self.config["field_separator"] or "\t", self.config["encoding"] or "utf-8")
+        layout = self.config["field_separator"] or "\t", self.config["encoding"] or "utf-8"
+        settings = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
+        require_columns(path, dict(zip(fields, settings, strict=True)), *layout)
+        frame = read_atomic(path, fields, *layout)
         self.counts["rows"] = len(frame)
         frame = frame[(frame[self.uid_field] != "") & (frame[self.iid_field] != "")]
         self.counts["without_id"] = self.counts["rows"] - len(frame)
         if frame.empty:
-            raise DataError("there are no interactions", where=str(path), remedy="check the file")
+            raise DataError("there are no interactions", where=str(path),
+                            remedy="below the first line, each line is one interaction: user, item, time")
         frame[self.time_field] = to_numbers(frame[self.time_field], path)
         distinct = frame.drop_duplicates()
         self.counts["duplicates"] = len(frame) - len(distinct)
@@ -81,6 +85,7 @@ class SoftDataset(SequentialDataset):
         title_field = self.config["title_field"]
         if not self.config["strategy"] and title_field not in columns_of(path, separator, encoding):
             return None
+        require_columns(path, {self.iid_field: "ITEM_ID_FIELD", title_field: "title_field"}, separator, encoding)
         columns = ItemColumns(self.iid_field, title_field, self.config["category_field"])
         return read_item_table(path, columns, separator, encoding)
 
@@ -112,14 +117,21 @@ class SoftDataset(SequentialDataset):
             return
         titled = self.inter_feat[self.iid_field].isin(self._item_table.index)
         self.counts["without_title"] = int((~titled).sum())
+        if not titled.any():
+            ours, theirs = self.inter_feat[self.iid_field].iloc[0], self._item_table.index[0]
+            raise DataError(
+                f"no item of {self.dataset_name}.inter has a title in {self.dataset_name}.item",
+                where=self.dataset_path,
+                remedy=f"use the same item ids in both files: one has for instance '{ours}', the other '{theirs}'")
         self.inter_feat = self.inter_feat[titled].reset_index(drop=True)
 
     def _nothing_left(self) -> DataError:
+        intervals = [f"{name}={self.config[name]}" for name in ("user_inter_num_interval", "item_inter_num_interval")]
         return DataError(
-            f"no interaction is left after filtering ({self.counts})", where=self.dataset_path,
-            remedy="loosen the k-core, for instance --user_inter_num_interval=[5,inf) "
-                   "--item_inter_num_interval=[5,inf), or check that NAME.inter and NAME.item use the same item ids",
-        )
+            f"of {self.counts['rows']} interactions none is left after filtering by {' and '.join(intervals)} "
+            f"({self.counts['without_title']} had an item without a title)", where=self.dataset_path,
+            remedy="use more data or loosen the filter, for instance --user_inter_num_interval=[2,inf) "
+                   "--item_inter_num_interval=[2,inf)")
 
     def _remap_ID_all(self) -> None:
         super()._remap_ID_all()
@@ -138,7 +150,8 @@ class SoftDataset(SequentialDataset):
         self.sequence_items, self._user_start = items, first_positions(users)
         windows = make_windows(users, self.max_item_list_len, self.config["window"])
         if not len(windows):
-            raise DataError("no user has two interactions, so there is no window", where=self.dataset_path)
+            raise DataError("no user has two interactions, so there is no window", where=self.dataset_path,
+                            remedy="use more data, or check that the column of users holds users (USER_ID_FIELD)")
         width = self.max_item_list_len
         rows = self.inter_feat[windows.target]
         rows.update(Interaction({

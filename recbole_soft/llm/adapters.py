@@ -7,7 +7,6 @@ twice. `LoraWeights` keeps LoRA adapters (plain PEFT folders on disk); `FullWeig
 
 from __future__ import annotations
 
-import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recbole_soft.artifacts import disk_errors
-from recbole_soft.errors import ModelError, nearest
+from recbole_soft.errors import ModelError
+from recbole_soft.llm.adapter_checks import check_fit, check_lora_config, check_targets, read_weights
 
 State = dict[str, Tensor]
 
@@ -82,7 +81,7 @@ class LoraWeights(TunedWeights):
     def __init__(self, base_model: nn.Module, settings: LoraSettings):
         self._base_model, self.settings = base_model, settings
         self.model: nn.Module = base_model
-        _check_targets(base_model, settings.lora_target_modules or ())
+        check_targets(base_model, settings.lora_target_modules or ())
 
     def create(self, name: str, seed: int, copy_of: str | None = None) -> None:
         from peft import get_peft_model
@@ -145,31 +144,14 @@ class LoraWeights(TunedWeights):
         if not path.is_file():
             raise ModelError("there is no adapter in this folder (no adapter_config.json)", where=str(folder),
                              remedy="give the folder that a run wrote, for instance saved/RUN/sft")
-        self._check_config(path)
-        state = _read(folder / "adapter_model.safetensors")
+        check_lora_config(path, self.settings.lora_r, self.settings.lora_alpha)
+        state = read_weights(folder / "adapter_model.safetensors")
         if self.model is self._base_model or name not in self.model.peft_config:
             self.create(name, seed=0)
-        _check_fit(state, self.state(name), folder, "use the base model and the lora_target_modules that the adapter "
-                                                    "was trained with")
+        check_fit(state, self.state(name), folder,
+                  "use the base model and the lora_target_modules that the adapter was trained with")
         self.load_state(name, state)
         self.activate(name)
-
-    def _check_config(self, path: Path) -> None:
-        """Rank and scale of an adapter must be those of the settings: the weights alone do not tell the scale."""
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"adapter_config.json is not readable: {error}", where=str(path),
-                             remedy="copy the adapter's folder anew") from error
-        for key, setting in (("r", "lora_r"), ("lora_alpha", "lora_alpha")):
-            theirs, ours = config.get(key), getattr(self.settings, setting)
-            if theirs != ours:
-                raise ModelError(f"the adapter has {setting} {theirs}, the settings say {ours}",
-                                 where=str(path.parent), remedy=f"--{setting}={theirs}")
-        other = [key for key in ("use_rslora", "alpha_pattern", "rank_pattern", "use_dora") if config.get(key)]
-        if other:
-            raise ModelError(f"the adapter is no plain LoRA ({other[0]} is set)", where=str(path.parent),
-                             remedy="give an adapter that this program wrote, or train one: leave out sft_adapter")
 
     def _config(self):
         from peft import LoraConfig
@@ -231,11 +213,11 @@ class FullWeights(TunedWeights):
         if not path.is_file():
             raise ModelError("there are no tuned weights in this folder (no model.safetensors)", where=str(folder),
                              remedy="give the folder that a run with tuning=full wrote, or set tuning=lora")
-        state, known = _read(path), self._sets[self.BASE]
+        state, known = read_weights(path), self._sets[self.BASE]
         # Tied weights are stored once; whatever is not in the file keeps its tie to what is.
         tied = {key: _tied_source(key, known, state) for key in known.keys() - state.keys()}
         state |= {key: state[source] for key, source in tied.items() if source}
-        _check_fit(state, known, folder, "use the base model that they were trained from")
+        check_fit(state, known, folder, "use the base model that they were trained from")
         self.load_state(name, state)
         self.activate(name)
 
@@ -252,39 +234,9 @@ def _copy(state: State) -> State:
     return {key: value.detach().cpu().clone() for key, value in state.items()}
 
 
-def _read(path: Path) -> State:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"the weights cannot be read: {error}", where=str(path),
-                         remedy="the file is missing or cut short: train again, or copy it anew") from error
-
-
-def _check_fit(state: State, wanted: State, folder: Path, remedy: str) -> None:
-    """Weights of a file must be exactly those of the model: what is left out would silently stay untrained."""
-    if surplus := sorted(state.keys() - wanted.keys()):
-        raise ModelError(f"the file has weights this model lacks, for instance {surplus[0]}", str(folder), remedy)
-    if lacking := sorted(wanted.keys() - state.keys()):
-        raise ModelError(f"the file lacks weights of this model, for instance {lacking[0]}", str(folder), remedy)
-    for key, value in wanted.items():
-        if state[key].shape != value.shape:
-            raise ModelError(f"the weights are of another size than the model: {key} has {tuple(state[key].shape)}, "
-                             f"the model has {tuple(value.shape)}", str(folder), remedy)
-
-
 def _tied_source(key: str, known: State, state: State) -> str:
     """The stored key whose base value equals that of `key` (a tied output head equals the embedding)."""
     return next((other for other in state if other in known and torch.equal(known[other], known[key])), "")
-
-
-def _check_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    """Each name must be that of a layer with a weight matrix: PEFT ignores one name among others that is wrong."""
-    layers = [name for name, module in model.named_modules() if getattr(getattr(module, "weight", None), "ndim", 0) == 2]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in layers):
-            leaves = {name.rsplit(".", 1)[-1] for name in layers}
-            raise ModelError(f"the model has no layer '{target}' that LoRA can be put on", "lora_target_modules",
-                             nearest(target, leaves))
 
 
 def _query_and_value(model: nn.Module) -> Sequence[str]:

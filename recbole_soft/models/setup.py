@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from recbole_soft.artifacts import ArtifactStore
 from recbole_soft.config.yaml_files import load_yaml, properties_root
-from recbole_soft.errors import DataError, SettingError, nearest
+from recbole_soft.errors import DataError, ModelError, SettingError, nearest
 from recbole_soft.llm.backbone import Backbone, LoadSettings, load_backbone
 from recbole_soft.llm.tiny import CatalogText, TinySettings, build_tiny
 from recbole_soft.prompts.encode import PromptEncoder
@@ -44,6 +45,7 @@ def open_backbone(config, dataset, store: ArtifactStore) -> tuple[Backbone, Prom
     ))
     encoder = PromptEncoder(template, backbone.tokenizer, config["cutoff_len"])
     encoder.check_room()
+    encoder = _within_positions(config, encoder, backbone.longest_input, dataset.catalog.unique_titles)
     logger.info("language model: %s, %.1f million parameters", path, backbone.parameter_count / 1e6)
     return backbone, encoder
 
@@ -61,10 +63,39 @@ def read_template(name: str) -> PromptTemplate:
     return PromptTemplate.from_mapping(name, load_yaml(folder / f"{name}.yaml").values)
 
 
+def _within_positions(config, encoder: PromptEncoder, positions: int | None, titles: Sequence[str]) -> PromptEncoder:
+    """The encoder with a cut-off that leaves room for the longest response in the model's positions."""
+    longest_bytes = max(len(encoder.template.quoted(title).encode()) for title in titles)
+    # A token is at least a byte: most models have room to spare, and the catalogue need not be tokenised.
+    if positions is None or encoder.cutoff_len + longest_bytes + 2 <= positions:
+        return encoder
+    room = positions - max(map(len, encoder.responses(titles)))
+    if encoder.cutoff_len <= room:
+        return encoder
+    if "cutoff_len" in config.external_config_dict:
+        raise SettingError(f"cutoff_len={encoder.cutoff_len} is too long: the language model reads {positions} tokens, "
+                           "response included", where="cutoff_len", remedy=f"--cutoff_len={room} or less")
+    logger.warning("prompts are cut to %d tokens: the language model reads %d, response included", room, positions)
+    config["cutoff_len"], encoder = room, replace(encoder, cutoff_len=room)
+    try:
+        encoder.check_room()
+    except SettingError as error:
+        raise ModelError(f"the language model reads {positions} tokens, too few for the words of the template "
+                         f"'{encoder.template.name}', a title and a response", where="llm_path",
+                         remedy="choose a model that reads more") from error
+    return encoder
+
+
 def _embedded_model(config, dataset, template: PromptTemplate, store: ArtifactStore) -> Path:
     names = {setting.name for setting in fields(TinySettings)}
     chosen = {name: config[f"tiny_{name}"] for name in names if config[f"tiny_{name}"] is not None}
     settings = TinySettings(**chosen)
+    if settings.hidden_size % (2 * settings.heads):
+        raise SettingError(
+            f"tiny_hidden_size={settings.hidden_size} cannot be shared among tiny_heads={settings.heads}",
+            where="tiny_hidden_size, tiny_heads",
+            remedy=f"take a multiple of {2 * settings.heads}, for instance "
+                   f"--tiny_hidden_size={2 * settings.heads * max(1, settings.hidden_size // (2 * settings.heads))}")
     text = CatalogText(dataset.catalog.titles[1:], dataset.catalog.categories[1:], template)
 
     def make(folder: Path) -> dict:

@@ -80,10 +80,12 @@ class SelfOptimisedStage(Stage):
 
 def obtain_distilled(context: StageContext) -> list[DistilledWindow]:
     """The self-distilled set of the SFT stage, from the store or made now (one line per training window)."""
-    beams = context.model.beams
-    key = content_key(teacher=context.keys["sft"], windows=context.windows.window_ids, beams=beams.num_beams,
-                      longest=beams.max_new_tokens, length_penalty=beams.length_penalty,
-                      decoding=context.config["decoding"])
+    model, beams = context.model, context.model.beams
+    key = content_key(
+        teacher=context.keys["sft"], scale=context.config["lora_alpha"], base=model.base_fingerprint,
+        prompts=context.windows.prompts, targets=context.windows.target_titles, catalogue=model.catalog.fingerprint,
+        beams=beams.num_beams, longest=beams.max_new_tokens, length_penalty=beams.length_penalty,
+        decoding=context.config["decoding"], pooling=context.config["embed_pooling"])
 
     def make(folder: Path) -> dict:
         windows = _distil(context)

@@ -55,7 +55,11 @@ class LLMTrainer(Trainer):
 
     # ---- stages ----------------------------------------------------------------------------------
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
-        """RecBole's `fit`, once per stage; returns the last stage's best validation score and result."""
+        """RecBole's `fit`, once per stage; returns the last stage's best validation score and result.
+
+        `verbose` and `saved` are RecBole's and have no effect: every epoch is one log line, and the best weights
+        of every stage are always kept.
+        """
         self._windows = self.model.texts_of(train_data.dataset)
         self._show_progress = show_progress
         for stage in self.stages:
@@ -63,7 +67,7 @@ class LLMTrainer(Trainer):
             key = self.stage_weights.key(stage, self._windows, valid_data)
             reused = self.stage_weights.restore(stage, key)
             if reused is None:
-                self._fit_stage(stage, train_data, valid_data, verbose, saved, callback_fn)
+                self._fit_stage(stage, train_data, valid_data, callback_fn)
                 self.stage_weights.keep(stage, key, self._summary(stage))
             else:
                 self.curves += reused["curves"]
@@ -78,8 +82,8 @@ class LLMTrainer(Trainer):
             }
         return self.best_valid_score, self.best_valid_result
 
-    def _fit_stage(self, stage: Stage, train_data, valid_data, verbose, saved, callback_fn) -> None:
-        self._stage, self._steps = stage, 0
+    def _fit_stage(self, stage: Stage, train_data, valid_data, callback_fn) -> None:
+        self._stage = stage
         self.start_epoch = self.cur_step = 0
         self.best_valid_score, self.best_valid_result = -np.inf, None
         self._best_state = None
@@ -89,7 +93,8 @@ class LLMTrainer(Trainer):
         stage.begin(self._context(stage))
         self.optimizer = self._build_optimizer()
         torch.manual_seed(self.config["seed"])
-        super().fit(train_data, valid_data, verbose=False, saved=saved, show_progress=False, callback_fn=callback_fn)
+        # The best epoch is always kept: `saved` is about RecBole's own checkpoint file, which we never write.
+        super().fit(train_data, valid_data, verbose=False, saved=True, show_progress=False, callback_fn=callback_fn)
         if self._best_state is not None:
             self.model.weights.load_state(stage.name, self._best_state)
 
@@ -191,6 +196,7 @@ class LLMTrainer(Trainer):
         """RecBole's `evaluate`, after all prompts of the split were answered in length-sorted batches."""
         if load_best_model and model_file:
             self.model.weights.load(self.stages[-1].name, Path(model_file))
+            self.model.forget_answers()
         prompts = self.model.prompts(eval_data.dataset.inter_feat)
         with self._progress("Answers", len(set(map(tuple, prompts)))) as advance:
             self.model.answer(prompts, advance)

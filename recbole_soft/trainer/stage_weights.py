@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_soft.artifacts import content_key, file_hash, read_json, write_json
+from recbole_soft.errors import ModelError
 from recbole_soft.models.base import LLMRecommender, WindowTexts
 from recbole_soft.strategies.base import Stage
 
@@ -52,6 +53,7 @@ class StageWeights:
         weights = self._model.weights
         given = self._given(stage)
         if given:
+            self._check_base(Path(self._config["sft_adapter"]))
             weights.create(stage.name, self._config["seed"])
             weights.load(stage.name, Path(self._config["sft_adapter"]))
             logger.info("stage '%s' skipped: weights given by sft_adapter=%s", stage.name, self._config["sft_adapter"])
@@ -71,6 +73,21 @@ class StageWeights:
         with self._model.store.writing(f"stage-{stage.name}", key) as folder:
             self._model.weights.save(stage.name, folder)
             write_json(folder / SUMMARY, summary)
+
+    def _check_base(self, folder: Path) -> None:
+        """An adapter from a run folder must have been trained on this base model, as far as the run's record tells.
+
+        The same model in another precision or place has another fingerprint or path, but not both.
+        """
+        try:
+            theirs = read_json(folder.parent / "run.json")["language_model"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        ours = {"base_fingerprint": self._model.base_fingerprint, "path": self._model.backbone.model.name_or_path}
+        if all(key in theirs and theirs[key] != value for key, value in ours.items()):
+            raise ModelError(f"the adapter was trained on another base model: {theirs['path']}",
+                             where=f"sft_adapter={folder}", remedy=f"--llm_path={theirs['path']}, or leave out "
+                             "sft_adapter to train one on this model")
 
     def _given(self, stage: Stage) -> dict[str, str] | None:
         path = self._config["sft_adapter"]

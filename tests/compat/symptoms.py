@@ -185,8 +185,16 @@ def count_operations_of_a_large_model() -> str:
     return str(quick_start.get_flops(Large(), None, "cpu", None, None))
 
 
+def import_sequential_models() -> str:
+    import recbole.model.sequential_recommender
+    import torch
+
+    return f"anomaly detection {torch.is_anomaly_enabled()} after {recbole.model.sequential_recommender.SASRec.__name__}"
+
+
 SYMPTOMS: dict[str, tuple[Callable[[], str], ...]] = {
     "kmeans_stub": (find_a_model,),
+    "anomaly_mode": (import_sequential_models,),
     "numpy_names": (make_a_config,),
     "scipy_dok": (build_graph,),
     "pandas_agg_len": (read_sequence_column, normalize_float_sequences, measure_given_histories),

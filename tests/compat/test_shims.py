@@ -20,6 +20,12 @@ HYPEROPT_INSTALLED = importlib.util.find_spec("hyperopt") is not None
 # the old stack gives (numpy 1.26, pandas 2.3, scipy 1.12), checked with the same functions.
 EXPECTED: dict[str, dict[str, tuple[str, str]]] = {
     "kmeans_stub": {"find_a_model": ("ModuleNotFoundError: No module named 'kmeans_pytorch'", "BPR")},
+    "anomaly_mode": {
+        "import_sequential_models": (
+            "anomaly detection True after SASRec",
+            "anomaly detection False after SASRec",
+        ),
+    },
     "numpy_names": {"make_a_config": ("AttributeError: `np.float_` was removed", "BPR")},
     "scipy_dok": {
         "build_graph": ("AttributeError: 'dok_matrix' object has no attribute '_update'", "[[0, 1], [1, 0]]"),
