@@ -96,28 +96,36 @@ class Measurement:
 
 
 def measure(stage: Stage, rounds: int, device: torch.device) -> Measurement:
-    """Runs a stage both ways: once for warmth, equality and memory, then `rounds` times against the clock.
+    """Runs a stage both ways: once for warmth and equality, then `rounds` times against the clock.
 
-    A long stage skips the first; its memory and equality are those of its first round.
+    A long stage skips the first; its equality is that of its first round. Memory is the median of the rounds.
     """
-    ours_times, plain_times = [], []
-    first: dict[str, tuple[Outcome, float, float | None]] = {}
+    ways = {"ours": stage.ours, "plain": stage.plain}
+    first: dict[str, Outcome] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    memory: dict[str, list[float | None]] = {name: [] for name in ways}
     if not stage.is_long:
-        for name, run in (("ours", stage.ours), ("plain", stage.plain)):
+        for name, run in ways.items():
             stage.prepare()
-            first[name] = observed(run, device)
+            first[name] = run()
     for number in range(rounds):
-        runs = [("ours", stage.ours, ours_times), ("plain", stage.plain, plain_times)]
-        for name, run, times in runs if number % 2 == 0 else reversed(runs):
+        for name in ways if number % 2 == 0 else reversed(ways):
             stage.prepare()
-            outcome = observed(run, device)
-            times.append(outcome[1])
+            outcome, time_taken, peak = observed(ways[name], device)
             first.setdefault(name, outcome)
-    ratios = [plain / ours for ours, plain in zip(ours_times, plain_times, strict=True)]
+            seconds[name].append(time_taken)
+            memory[name].append(peak)
+    ratios = [slow / fast for fast, slow in zip(seconds["ours"], seconds["plain"], strict=True)]
     return Measurement(
-        stage.name, stage.what, rounds, Spread.of(ours_times), Spread.of(plain_times), Spread.of(ratios), stage.target,
-        stage.equality(first["ours"][0], first["plain"][0]), first["ours"][2], first["plain"][2], stage.memory_target,
+        stage.name, stage.what, rounds, Spread.of(seconds["ours"]), Spread.of(seconds["plain"]), Spread.of(ratios),
+        stage.target, stage.equality(first["ours"], first["plain"]), _median(memory["ours"]), _median(memory["plain"]),
+        stage.memory_target,
     )
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def observed(run: Callable[[], Outcome], device: torch.device) -> tuple[Outcome, float, float | None]:

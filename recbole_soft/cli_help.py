@@ -35,7 +35,8 @@ Sequential recommendation with fine-tuned language models, on RecBole.
 usage:
   python run_recbole_soft.py --model=MODEL --dataset=NAME [--key=value ...]
   python run_recbole_soft.py --model=MODEL --dataset=NAME --config_files=a.yaml,b.yaml
-  python run_recbole_soft.py prepare --help      download and prepare a data set
+  python run_recbole_soft.py prepare --help      atomic files from raw Amazon files
+  python run_recbole_soft.py plot --run=saved/RUN   picture of tau, d_t and the losses of a run
   python run_recbole_soft.py --help | --version
 
 examples:

@@ -96,8 +96,8 @@ TRAINING = _section(
 GENERATION = _section(
     "Generation and grounding",
     Setting("num_beams", "int", 4, "beams", low=1),
-    Setting("max_new_tokens", "int", 64, "longest answer in tokens (never more than the longest title needs)", low=1),
-    Setting("length_penalty", "float", None, "exponent of the length in a beam's score (default: 1 free, 0 constrained)"),
+    Setting("max_new_tokens", "int", 64, "longest answer in tokens; never more than the longest title needs", low=1),
+    Setting("length_penalty", "float", None, "exponent of length in a beam's score (default: 1, constrained: 0)"),
     Setting("decoding", "str", "free", "any text, or catalogue titles only", choices=("free", "constrained")),
     Setting("ranking", "str", "grounding", "all items by distance, or the beams first and the rest by distance",
             choices=("grounding", "beams")),

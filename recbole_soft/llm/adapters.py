@@ -123,7 +123,8 @@ class LoraWeights(TunedWeights):
     def state(self, name: str) -> State:
         from peft import get_peft_model_state_dict
 
-        state = get_peft_model_state_dict(self.model, adapter_name=name)
+        # By default PEFT asks the model hub, every time, whether the vocabulary has grown since.
+        state = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
         return {key: value.detach().cpu().clone() for key, value in state.items()}
 
     def load_state(self, name: str, state: State) -> None:

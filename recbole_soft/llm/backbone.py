@@ -105,6 +105,7 @@ def load_backbone(settings: LoadSettings) -> Backbone:
     if settings.quantization == "none":
         model.to(settings.device)
     _keep_gradients_after_evaluation(model)
+    _check_quantized(settings, model, tokenizer.eos_id)
     # A checkpoint's sampling defaults must never reach our decoding.
     model.generation_config = type(model.generation_config)()
     return Backbone(model.eval(), tokenizer, settings.device)
@@ -150,6 +151,18 @@ def _keep_gradients_after_evaluation(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def _check_quantized(settings: LoadSettings, model: nn.Module, token: int) -> None:
+    """Reads one token: bitsandbytes finds out in its first product that it cannot handle a layer's size."""
+    if settings.quantization == "none":
+        return
+    try:
+        with torch.no_grad():
+            model.eval()(torch.tensor([[token]], device=settings.device))
+    except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
+        raise ModelError(f"bitsandbytes cannot run this model in {settings.quantization}: {error}",
+                         where=f"llm_path={settings.llm_path}", remedy="--quantization=none") from error
 
 
 def _check_folder(llm_path: str) -> None:

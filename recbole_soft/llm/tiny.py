@@ -20,7 +20,7 @@ from recbole_soft.prompts.template import PromptTemplate
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 ROW_LENGTH = 128
-SHARED_LABEL = 0.5
+SHARED_LABEL, CATEGORY_SHARE, PROMPT_SHARE = 0.5, 0.15, 0.03
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CatalogText:
     template: PromptTemplate = field(repr=False)
 
     def fingerprint(self, settings: TinySettings) -> str:
-        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v4"]
+        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v5"]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -70,14 +70,14 @@ class Corpus:
         titles, template = self._text.titles, self._text.template
         row = self._random.randrange(len(titles))
         kind = self._random.random()
-        if kind < 0.3:
+        if kind < CATEGORY_SHARE:
             category = self._text.categories[row]
             return f"{titles[row]} ({category})" if category else titles[row]
         labels = _labels(self._text.categories[row])
         group = self._groups[self._random.choice(labels)] if labels else self._everything
         listed = [titles[self._random.choice(group if self._random.random() < SHARED_LABEL else self._everything)]
                   for _ in range(self._random.randint(1, self._longest))]
-        if kind < 0.4:
+        if kind < CATEGORY_SHARE + PROMPT_SHARE:
             return template.prompt(listed) + template.quoted(titles[row])
         return template.separator.join(template.quoted(title) for title in [*listed, titles[row]])
 

@@ -25,7 +25,6 @@ from recbole_soft.llm.title_vectors import TitleVectors
 from recbole_soft.llm.trie import TokenTrie
 from recbole_soft.losses import mean_token_nll
 from recbole_soft.models.setup import artifact_store, open_backbone
-from recbole_soft.prompts.encode import PromptEncoder
 
 Tokens = list[int]
 
@@ -110,7 +109,8 @@ class LLMRecommender(SequentialRecommender):
         options, eos = self.options, self.backbone.tokenizer.eos_id
         titles = [tokens[:-1] for tokens in self.encoder.responses(self.catalog.unique_titles)]
         is_constrained = options["decoding"] == "constrained"
-        # Length normalisation favours titles with many near-certain tokens once every beam is a title (D3).
+        # Length normalisation favours titles with many near-certain tokens once every beam is a title
+        # (Bao et al. 2024, "Decoding Matters").
         penalty = options["length_penalty"] if options["length_penalty"] is not None else float(not is_constrained)
         longest = max(map(len, titles)) + 1  # and the end-of-text token
         beams = BeamSettings(options["num_beams"], min(options["max_new_tokens"], longest), penalty,

@@ -35,8 +35,8 @@ def _gain(before: float, after: float) -> str:
 
 def _caption(record: Mapping[str, Any]) -> str:
     data = record["data"]
-    return (f"{record['dataset']}: {data['test_windows']} test windows, {data['items']} candidate items, "
-            f"full ranking; brackets: 95 % interval over test windows")
+    return (f"{record['dataset']}: {data['test_windows']} test windows, full ranking of {data['items']} items "
+            f"(mask_history: {record['protocol']['mask_history']}); brackets: 95 % interval over test windows")
 
 
 def _framed(rows: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -10,18 +10,18 @@ import torch
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Row numbers of every optimiser batch of an epoch; the same for the same arguments.
 
-    The last batch may be smaller. Order depends on seed and epoch alone, so a resumed run meets the same one.
+    The last batch may be smaller. Order depends on seed and epoch alone, whatever ran before.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator).tolist()
     return [order[first: first + batch_size] for first in range(0, count, batch_size)]
 
 
-def micro_batches(rows: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+def micro_batches(rows: Sequence[int], lengths: Mapping[int, int], size: int) -> list[list[int]]:
     """Cuts a batch into micro-batches of rows of similar length (little padding); gradients add up anyway.
 
     Args:
-        lengths: length of every training row, indexed by row number.
+        lengths: length of every row of the batch, by row number.
     """
     ordered = sorted(rows, key=lambda row: (lengths[row], row))
     return [ordered[first: first + size] for first in range(0, len(ordered), size)]

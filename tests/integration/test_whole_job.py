@@ -11,8 +11,8 @@ import torch
 
 from recbole_soft.run import run_recbole_soft
 
-LEARNING = {"epochs": 14, "patience": 14, "train_sample": "full", "tiny_steps": 60, "learning_rate": 3e-3, "valid_sample": "full",
-            "test_sample": "full", "train_batch_size": 16, "warmup_steps": 5, "mask_history": "none"}
+LEARNING = {"epochs": 14, "patience": 14, "tiny_steps": 60, "tiny_batch_size": 8, "learning_rate": 3e-3,
+            "train_sample": "full", "valid_sample": "full", "test_sample": "full", "train_batch_size": 16, "warmup_steps": 5, "mask_history": "none"}
 
 
 def run(model, settings):
@@ -28,7 +28,7 @@ def learned(toy_path, shared_artifacts, tmp_path_factory):
     base = {"data_path": str(toy_path), "checkpoint_dir": str(tmp_path_factory.mktemp("learned")),
             "artifacts_dir": str(shared_artifacts), "show_progress": False, "state": "WARNING",
             "user_inter_num_interval": "[2,inf)", "item_inter_num_interval": "[2,inf)",
-            "tiny_hidden_size": 48, "tiny_layers": 2, "tiny_heads": 2, "tiny_vocabulary": 400, "tiny_batch_size": 8,
+            "tiny_hidden_size": 48, "tiny_layers": 2, "tiny_heads": 2, "tiny_vocabulary": 400,
             "max_new_tokens": 8, "num_beams": 2, "topk": [1, 5, 10, 20], **LEARNING}
     return run("BIGRec_SOFT", {**base, "alpha": 10.0}), run("Pop", {**base, "epochs": 1})
 
@@ -96,7 +96,8 @@ def test_same_command_twice_gives_the_same_numbers(toy_settings, tmp_path):
     first = run("BIGRec_SOFT", {**settings, "artifacts_dir": str(tmp_path / "a")})
     again = run("BIGRec_SOFT", {**settings, "artifacts_dir": str(tmp_path / "b")})
     strip = ("tokens_per_second", "train_seconds", "valid_seconds")
-    clean = [[{k: v for k, v in row.items() if k not in strip} for row in r["record"]["curves"]] for r in (first, again)]
+    clean = [[{key: value for key, value in row.items() if key not in strip} for row in result["record"]["curves"]]
+             for result in (first, again)]
     assert clean[0] == clean[1] and first["record"]["results"] == again["record"]["results"]
 
 

@@ -23,7 +23,8 @@ TOKENIZERS = {
 plain = st.characters(exclude_categories=["Cs", "Cc"])
 titles = st.one_of(
     st.text(plain, min_size=1, max_size=30),
-    st.sampled_from(['### Response:\n"x"', "</s>", "<s> a", '"', '""', 'say "hi"', "{title}", "{history}", "a\u200db", "עברית", "🎮"]),
+    st.sampled_from(['### Response:\n"x"', "</s>", "<s> a", '"', '""', 'say "hi"', "{title}", "{history}",
+                     "a\u200db", "עברית", "🎮"]),
 )
 each_tokenizer = pytest.mark.parametrize("name", TOKENIZERS)
 
