@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.measure import Stage
 from benchmarks.workbench import Workbench
+from recbole_soft.evaluation.grounded_ranks import grounded_ranks
 from recbole_soft.evaluation.ranks import ranks_of
 from recbole_soft.grounding import distances, item_scores
 from recbole_soft.llm.beam import Beam, BeamSettings
@@ -80,7 +81,7 @@ class Grounding(Stage):
         self.table = fresh_table(self.bench, self.catalogue.titles)
 
     def ours(self) -> Tensor:
-        return counted_ranks(self.table.lookup(self.answers), self.catalogue.vectors, self.catalogue.targets)
+        return grounded_ranks(self.table.lookup(self.answers), self.catalogue.vectors, self.catalogue.targets)
 
     def plain(self) -> Tensor:
         model = self.bench.model
@@ -93,7 +94,7 @@ class Grounding(Stage):
 
 
 class Ranking(Stage):
-    """Ranking alone, from vectors."""
+    """Ranking alone, from vectors: ranks of the targets and nothing else."""
 
     name, target, memory_target = "ranking", None, 10.0
 
@@ -102,7 +103,7 @@ class Ranking(Stage):
         self.what = f"rank {len(answers)} vectors, {len(catalogue.vectors)} items, {answers.shape[1]} dimensions"
 
     def ours(self) -> Tensor:
-        return counted_ranks(self.answers, self.catalogue.vectors, self.catalogue.targets)
+        return grounded_ranks(self.answers, self.catalogue.vectors, self.catalogue.targets)
 
     def plain(self) -> Tensor:
         return plain.sorted_ranks(self.answers, self.catalogue.vectors, self.catalogue.targets)
@@ -114,7 +115,16 @@ class Ranking(Stage):
             "ours_exact": float((ours == exact).float().mean()), "plain_exact": float((plain == exact).float().mean())}
 
 
-def counted_ranks(answers: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+class ScoredRanking(Ranking):
+    """The same by way of the scores of all items, which RecBole's own metrics need."""
+
+    name = "scored"
+
+    def ours(self) -> Tensor:
+        return scored_ranks(self.answers, self.catalogue.vectors, self.catalogue.targets)
+
+
+def scored_ranks(answers: Tensor, items: Tensor, targets: Tensor) -> Tensor:
     """[b] ranks, batch by batch through the functions that `BIGRec` and its evaluation call."""
     rows = torch.arange(len(items), device=items.device)
     return torch.cat([

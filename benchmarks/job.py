@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain
-from benchmarks.inference import Generation, counted_ranks, fresh_table, rank_equality
+from benchmarks.inference import Generation, fresh_table, rank_equality, scored_ranks
 from benchmarks.measure import Stage
 from benchmarks.training import SftStep, SoftStep, TrainingStep
 from benchmarks.workbench import Windows, Workbench
@@ -79,7 +79,7 @@ class OurWay:
         return self.table.lookup(texts)
 
     def ranks(self, vectors: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-        return counted_ranks(vectors, items, targets)
+        return scored_ranks(vectors, items, targets)
 
 
 class PlainWay:

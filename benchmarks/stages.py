@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
 
-from benchmarks.inference import Catalogue, Generation, Grounding, Ranking, fresh_table
+from benchmarks.inference import Catalogue, Generation, Grounding, Ranking, ScoredRanking, fresh_table
 from benchmarks.job import JobSize, SoftJob
 from benchmarks.measure import Stage
 from benchmarks.training import SdpoStep, SftStep, SoftStep
@@ -31,7 +31,7 @@ class Workload:
     prompts: int = 96
     answers: int = 1000
     items: int = 17000
-    job: JobSize = JobSize(64, 32, 64)
+    job: JobSize = field(default_factory=lambda: JobSize(64, 32, 64))
     rounds: int = 5
     job_rounds: int = 3
 
@@ -49,11 +49,12 @@ def stage_makers(bench: Workbench, load: Workload) -> dict[str, Callable[[], Sta
         "generation": lambda: Generation(bench, bench.test.prompts[: load.prompts]),
         "grounding": partial(make_grounding, bench, load.answers, load.items),
         "ranking": partial(make_ranking, bench, load.answers, load.items),
+        "scored": partial(make_ranking, bench, load.answers, load.items, ScoredRanking),
         "job": lambda: SoftJob(bench, load.job),
     }
 
 
-STAGE_NAMES = ("sft", "soft", "sdpo", "generation", "grounding", "ranking", "job")
+STAGE_NAMES = ("sft", "soft", "sdpo", "generation", "grounding", "ranking", "scored", "job")
 
 
 def make_grounding(bench: Workbench, answers: int, items: int) -> Grounding:
@@ -62,11 +63,11 @@ def make_grounding(bench: Workbench, answers: int, items: int) -> Grounding:
     return Grounding(bench, catalogue, answers_to(catalogue.titles, answers))
 
 
-def make_ranking(bench: Workbench, answers: int, items: int) -> Ranking:
+def make_ranking(bench: Workbench, answers: int, items: int, kind: type[Ranking] = Ranking) -> Ranking:
     """Ranking of the vectors of such answers."""
     catalogue = make_catalogue(bench, answers, items)
     vectors: Tensor = fresh_table(bench, catalogue.titles).lookup(answers_to(catalogue.titles, answers))
-    return Ranking(vectors, catalogue)
+    return kind(vectors, catalogue)
 
 
 def make_catalogue(bench: Workbench, windows: int, items: int) -> Catalogue:

@@ -73,6 +73,7 @@ class Workbench:
         model: our `BIGRec` over the small Llama; adapter `benchmark` is on and has weights unequal to 0.
         train, valid, test: windows in the random order of the splits' samples.
         device: where the model is.
+        first_state: the adapter's first weights.
     """
 
     model: object
@@ -80,6 +81,7 @@ class Workbench:
     valid: Windows
     test: Windows
     device: torch.device
+    first_state: dict[str, Tensor]
 
     @property
     def catalog(self) -> Catalog:
@@ -87,7 +89,7 @@ class Workbench:
 
     def restore(self) -> None:
         """Puts the adapter back to where it began."""
-        _fresh_adapter(self.model.weights)
+        self.model.weights.load_state(ADAPTER, self.first_state)
 
 
 def open_workbench(size: Size, device: str, folder: Path, dtype: str = "float32") -> Workbench:
@@ -108,7 +110,7 @@ def open_workbench(size: Size, device: str, folder: Path, dtype: str = "float32"
     model = BIGRec(config, dataset)
     _fresh_adapter(model.weights)
     train, valid, test = (_windows(model, split) for split in splits)
-    return Workbench(model, train, valid, test, torch.device(device))
+    return Workbench(model, train, valid, test, torch.device(device), model.weights.state(ADAPTER))
 
 
 def _fresh_adapter(weights) -> None:

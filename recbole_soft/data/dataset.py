@@ -120,7 +120,7 @@ class SoftDataset(SequentialDataset):
         if not titled.any():
             ours, theirs = self.inter_feat[self.iid_field].iloc[0], self._item_table.index[0]
             raise DataError(
-                f"no item of {self.dataset_name}.inter has a title in {self.dataset_name}.item",
+                f"no interaction is left: no item of {self.dataset_name}.inter has a title in {self.dataset_name}.item",
                 where=self.dataset_path,
                 remedy=f"use the same item ids in both files: one has for instance '{ours}', the other '{theirs}'")
         self.inter_feat = self.inter_feat[titled].reset_index(drop=True)
@@ -128,7 +128,7 @@ class SoftDataset(SequentialDataset):
     def _nothing_left(self) -> DataError:
         intervals = [f"{name}={self.config[name]}" for name in ("user_inter_num_interval", "item_inter_num_interval")]
         return DataError(
-            f"of {self.counts['rows']} interactions none is left after filtering by {' and '.join(intervals)} "
+            f"no interaction is left of {self.counts['rows']} after filtering by {' and '.join(intervals)} "
             f"({self.counts['without_title']} had an item without a title)", where=self.dataset_path,
             remedy="use more data or loosen the filter, for instance --user_inter_num_interval=[2,inf) "
                    "--item_inter_num_interval=[2,inf)")

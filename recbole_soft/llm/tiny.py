@@ -20,7 +20,7 @@ from recbole_soft.prompts.template import PromptTemplate
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 ROW_LENGTH = 128
-SHARED_LABEL, CATEGORY_SHARE, PROMPT_SHARE = 0.5, 0.15, 0.03
+ONE_LABEL_SHARE, CATEGORY_SHARE, PROMPT_SHARE = 0.7, 0.1, 0.05
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class CatalogText:
     template: PromptTemplate = field(repr=False)
 
     def fingerprint(self, settings: TinySettings) -> str:
-        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v5"]
+        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v6"]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 class Corpus:
-    """Draws documents: a title with its category, or a list of quoted titles, half of which share a label.
+    """Draws documents: a title with its category, or a list of quoted titles, either of one label or of any.
 
-    Half, not all: a model that expects only one kind of title in a list gives the others no chance. The words of
-    the prompt template are in few documents: they cost tokens and teach no title.
+    Lists of one label teach which titles belong together, the others that lists need not be of one kind. The
+    words of the prompt template are in few documents: they cost tokens and teach no title.
     """
 
     def __init__(self, text: CatalogText, seed: int, longest_list: int = 10):
@@ -74,9 +74,9 @@ class Corpus:
             category = self._text.categories[row]
             return f"{titles[row]} ({category})" if category else titles[row]
         labels = _labels(self._text.categories[row])
-        group = self._groups[self._random.choice(labels)] if labels else self._everything
-        listed = [titles[self._random.choice(group if self._random.random() < SHARED_LABEL else self._everything)]
-                  for _ in range(self._random.randint(1, self._longest))]
+        of_one_label = labels and self._random.random() < ONE_LABEL_SHARE
+        group = self._groups[self._random.choice(labels)] if of_one_label else self._everything
+        listed = [titles[self._random.choice(group)] for _ in range(self._random.randint(1, self._longest))]
         if kind < CATEGORY_SHARE + PROMPT_SHARE:
             return template.prompt(listed) + template.quoted(titles[row])
         return template.separator.join(template.quoted(title) for title in [*listed, titles[row]])
@@ -112,8 +112,9 @@ def build_tiny(
 
 
 def _labels(category: str) -> list[str]:
-    """Labels of a category cell: a path is split at '>', a word list at spaces."""
-    return list(dict.fromkeys(category.split(" > ") if " > " in category else category.split()))
+    """Labels of a category cell: a path is split at '>', a word list at spaces; the whole cell counts too."""
+    parts = category.split(" > ") if " > " in category else category.split()
+    return list(dict.fromkeys([category, *parts])) if category else []
 
 
 def _train_tokenizer(texts: Sequence[str], vocabulary: int):

@@ -46,7 +46,8 @@ class PromptTemplate:
         """
         missing = {"layout", "instruction", "input"} - mapping.keys()
         if missing:
-            raise SettingError(f"the prompt template lacks '{sorted(missing)[0]}'", where=f"properties/prompt/{name}.yaml")
+            raise SettingError(f"the prompt template lacks '{sorted(missing)[0]}'",
+                               where=f"properties/prompt/{name}.yaml")
         layout = mapping["layout"]
         for part in ("preamble", "instruction", "input"):
             layout = layout.replace("{" + part + "}", mapping.get(part, "").strip())

@@ -56,7 +56,8 @@ def _draw_losses(axes, rows) -> None:
     labels = {"loss_sft": "true answers", "loss_sdft": "self-distilled answers"}
     for stage in dict.fromkeys(row["stage"] for row in rows):
         for key, label in labels.items():
-            points = [(row["epoch"] + 1, row[key]) for row in rows if row["stage"] == stage and row.get(key) is not None]
+            points = [(row["epoch"] + 1, row[key]) for row in rows
+                      if row["stage"] == stage and row.get(key) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=f"{stage} stage, {label}")
     axes.set(xlabel="epoch", ylabel="mean token loss")

@@ -189,7 +189,8 @@ def import_sequential_models() -> str:
     import recbole.model.sequential_recommender
     import torch
 
-    return f"anomaly detection {torch.is_anomaly_enabled()} after {recbole.model.sequential_recommender.SASRec.__name__}"
+    name = recbole.model.sequential_recommender.SASRec.__name__
+    return f"anomaly detection {torch.is_anomaly_enabled()} after {name}"
 
 
 SYMPTOMS: dict[str, tuple[Callable[[], str], ...]] = {

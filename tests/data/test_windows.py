@@ -31,7 +31,8 @@ def windows_by_the_letter(counts: list[int], width: int) -> list[tuple[int, int]
 @given(lengths, st.integers(1, 10))
 def test_exact_windows_are_those_of_the_paper(counts, width):
     windows = make_windows(grouped_users(counts), width, "exact")
-    assert list(zip(windows.start.tolist(), windows.target.tolist(), strict=True)) == windows_by_the_letter(counts, width)
+    got = list(zip(windows.start.tolist(), windows.target.tolist(), strict=True))
+    assert got == windows_by_the_letter(counts, width)
 
 
 @settings(max_examples=100, deadline=None)

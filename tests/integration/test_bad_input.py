@@ -108,7 +108,7 @@ def test_atomic_files(refused, data, inter, item, expected):
 
 
 def test_nothing_left_after_filtering(refused):
-    refused("of 640 interactions none is left", "user_inter_num_interval=[100,inf)",
+    refused("no interaction is left of 640", "user_inter_num_interval=[100,inf)",
             user_inter_num_interval="[100,inf)")
 
 

@@ -11,8 +11,11 @@ import torch
 
 from recbole_soft.run import run_recbole_soft
 
-LEARNING = {"epochs": 14, "patience": 14, "tiny_steps": 60, "tiny_batch_size": 8, "learning_rate": 3e-3,
-            "train_sample": "full", "valid_sample": "full", "test_sample": "full", "train_batch_size": 16, "warmup_steps": 5, "mask_history": "none"}
+LEARNING = {
+    "epochs": 14, "patience": 14, "tiny_steps": 60, "tiny_batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 5,
+    "train_sample": "full", "valid_sample": "full", "test_sample": "full", "train_batch_size": 16,
+    "mask_history": "none",
+}
 
 
 def run(model, settings):
