@@ -13,7 +13,7 @@ import numpy as np
 from recbole_soft import plugin
 from recbole_soft.artifacts import content_key, disk_errors, make_folder, read_json, write_text
 from recbole_soft.data.sources import find_dataset
-from recbole_soft.errors import DataError, ModelError
+from recbole_soft.errors import DataError, ModelError, SettingError
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
 from recbole_soft.reporting.table import result_table
@@ -60,6 +60,9 @@ def run_recbole_soft(
 def run_folder(config) -> Path:
     """Folder of a run: named by the user, or after model, data and a hash of the settings."""
     name = config["run_name"]
+    if name and (Path(name).name != name or name in (".", "..")):
+        raise SettingError(f"run_name = '{name}' is not the name of a folder", where="run_name",
+                           remedy="give a plain name; the place is --checkpoint_dir=FOLDER")
     if not name:
         decided = {key: value for key, value in config.final_config_dict.items() if key not in NOT_RESULTS}
         name = f"{config['model']}-{config['dataset']}-{content_key(settings=decided)[:8]}"
@@ -131,7 +134,7 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[s
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
         "results": results, "curves": trainer.curves, "stages": trainer.stage_reports, "notes": trainer.notes,
-        "model": {"base_fingerprint": model.base_fingerprint, "parameters": model.backbone.parameter_count,
+        "model": {"base_fingerprint": model.base_fingerprint, "parameters": model.base_parameters,
                   "tokenizer": model.backbone.tokenizer.fingerprint,
                   "template": model.encoder.template.fingerprint, "path": model.backbone.model.name_or_path},
     }
@@ -169,6 +172,8 @@ def load_traditional(folder: Path, dataset):
                          remedy="give the run folder of a traditional model, for instance saved/SASRec-ml-100k-...")
     try:
         record = read_json(folder / "run.json")
+        if dataset.catalog is not None and record["data"]["catalogue"] != dataset.catalog.fingerprint:
+            raise ValueError("it was trained on another catalogue, so its item ids mean other items")
         config = SoftConfig(record["model"], record["dataset"], config_dict=record["user_settings"])
         model = get_model(record["model"])(config, dataset).to(config["device"])
         model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -82,7 +82,7 @@ def to_numbers(column: pd.Series, path: Path) -> pd.Series:
         row = int(bad.argmax())
         raise DataError(
             f"'{column.iloc[row]}' in column '{column.name}' is not a number ({int(bad.sum())} such rows)",
-            where=f"{path}, line {row + 2}", remedy="give every row a number, or drop the row",
+            where=f"{path}, line {column.index[row] + 2}", remedy="give every row a number, or drop the row",
         )
     return numbers.astype("float64")
 

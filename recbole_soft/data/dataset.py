@@ -53,7 +53,7 @@ class SoftDataset(SequentialDataset):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         self._load_inter_feat(token, dataset_path)
-        self.user_feat = self.item_feat = None
+        self.user_feat, self.item_feat = None, self._load_item_features(token, Path(dataset_path))
         self._item_table = self._read_items(Path(dataset_path) / f"{token}.item")
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
@@ -77,6 +77,17 @@ class SoftDataset(SequentialDataset):
             self.set_field_property(field, kind, FeatureSource.INTERACTION, 1)
         self.field2source[self.uid_field] = FeatureSource.USER_ID
         self.field2source[self.iid_field] = FeatureSource.ITEM_ID
+
+    def _load_item_features(self, token: str, folder: Path) -> pd.DataFrame | None:
+        """Columns of NAME.item that some RecBole models take as input (`selected_features`), by RecBole's reader."""
+        columns = self.config["selected_features"]
+        path = folder / f"{token}.item"
+        if not columns or not path.is_file():
+            return None
+        require_columns(path, dict.fromkeys(columns, "selected_features"), self.config["field_separator"] or "\t",
+                        self.config["encoding"] or "utf-8")
+        self.config["load_col"] = {"item": [self.iid_field, *columns]}
+        return super()._load_user_or_item_feat(token, str(folder), FeatureSource.ITEM, "iid_field")
 
     def _read_items(self, path: Path) -> pd.DataFrame | None:
         if not path.is_file():
@@ -103,6 +114,9 @@ class SoftDataset(SequentialDataset):
             merged = merge_equal_titles(tokens, self._item_table.loc[tokens.unique()])
             self.counts["items_merged"] = tokens.nunique() - merged.nunique()
             self.inter_feat[self.iid_field] = merged
+        if self.item_feat is not None:
+            kept = self.item_feat[self.iid_field].isin(self.inter_feat[self.iid_field])
+            self.item_feat = self.item_feat[kept].reset_index(drop=True)
         # An order instead of seconds: exact in RecBole's float32 up to 16.7 million interactions.
         self.inter_feat[self.time_field] = np.arange(len(self.inter_feat), dtype=np.float64)
 
@@ -129,7 +143,7 @@ class SoftDataset(SequentialDataset):
         intervals = [f"{name}={self.config[name]}" for name in ("user_inter_num_interval", "item_inter_num_interval")]
         return DataError(
             f"no interaction is left of {self.counts['rows']} after filtering by {' and '.join(intervals)} "
-            f"({self.counts['without_title']} had an item without a title)", where=self.dataset_path,
+            f"({self.counts.get('without_title', 0)} had an item without a title)", where=self.dataset_path,
             remedy="use more data or loosen the filter, for instance --user_inter_num_interval=[2,inf) "
                    "--item_inter_num_interval=[2,inf)")
 

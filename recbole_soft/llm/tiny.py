@@ -1,8 +1,7 @@
 """The embedded language model: a small Llama made on this machine from the catalogue's own text.
 
 It stands in for a real language model where none can be had: on a laptop, in tests, in the demo. It learns
-titles, categories and the form of the prompts from lists of titles that share a category; it never sees an
-interaction. The result is an ordinary Hugging Face folder, loaded like any other model.
+titles and categories from lists of titles that share a category; it never sees an interaction. The result is an ordinary Hugging Face folder, loaded like any other model.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from recbole_soft.prompts.template import PromptTemplate
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 ROW_LENGTH = 128
-ONE_LABEL_SHARE, CATEGORY_SHARE, PROMPT_SHARE = 0.7, 0.1, 0.05
+ONE_LABEL_SHARE, CATEGORY_SHARE = 0.7, 0.1
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,15 @@ class CatalogText:
     template: PromptTemplate = field(repr=False)
 
     def fingerprint(self, settings: TinySettings) -> str:
-        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v6"]
+        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v7"]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 class Corpus:
     """Draws documents: a title with its category, or a list of quoted titles, either of one label or of any.
 
-    Lists of one label teach which titles belong together, the others that lists need not be of one kind. The
-    words of the prompt template are in few documents: they cost tokens and teach no title.
+    Lists of one label teach which titles belong together, the others that lists need not be of one kind. No
+    document is a prompt: like a real language model before fine-tuning, this one does not know the task's form.
     """
 
     def __init__(self, text: CatalogText, seed: int, longest_list: int = 10):
@@ -69,16 +68,13 @@ class Corpus:
         """One document."""
         titles, template = self._text.titles, self._text.template
         row = self._random.randrange(len(titles))
-        kind = self._random.random()
-        if kind < CATEGORY_SHARE:
+        if self._random.random() < CATEGORY_SHARE:
             category = self._text.categories[row]
             return f"{titles[row]} ({category})" if category else titles[row]
         labels = _labels(self._text.categories[row])
         of_one_label = labels and self._random.random() < ONE_LABEL_SHARE
         group = self._groups[self._random.choice(labels)] if of_one_label else self._everything
         listed = [titles[self._random.choice(group)] for _ in range(self._random.randint(1, self._longest))]
-        if kind < CATEGORY_SHARE + PROMPT_SHARE:
-            return template.prompt(listed) + template.quoted(titles[row])
         return template.separator.join(template.quoted(title) for title in [*listed, titles[row]])
 
     def tokenizer_texts(self) -> list[str]:
@@ -96,6 +92,9 @@ def build_tiny(
     Returns:
         what was made: parameters, vocabulary, steps, first and last training loss.
     """
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
     corpus = Corpus(text, settings.seed)
     tokenizer = _train_tokenizer(corpus.tokenizer_texts(), settings.vocabulary)
     model = _new_model(settings, len(tokenizer))

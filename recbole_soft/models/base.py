@@ -66,6 +66,7 @@ class LLMRecommender(SequentialRecommender):
         self.store: ArtifactStore = artifact_store(config)
         self.backbone, self.encoder = open_backbone(config, dataset, self.store)
         self.base_fingerprint = weights_fingerprint(self.backbone.model)
+        self.base_parameters = self.backbone.parameter_count
         self.language_model = self.backbone.model
         self.weights: TunedWeights = _tuned_weights(config, self.backbone)
         self.title_vectors = TitleVectors(
@@ -150,7 +151,7 @@ class LLMRecommender(SequentialRecommender):
 
     # ---- RecBole's interface ---------------------------------------------------------------------
     def calculate_loss(self, interaction) -> Tensor:
-        """[] mean token loss of the true items, for callers that use RecBole's plain training loop."""
+        """[] mean token loss of the true items under the weights that are switched on."""
         targets = self.encoder.responses([self.catalog.titles[item] for item in interaction[self.ITEM_ID].tolist()])
         scores = self.score(self.prompts(interaction), {"target": targets})["target"]
         return mean_token_nll(scores.nll, int(scores.tokens.sum()))

@@ -38,9 +38,11 @@ def open_backbone(config, dataset, store: ArtifactStore) -> tuple[Backbone, Prom
                         remedy="use recbole_soft's data set class (run_recbole_soft does), and a NAME.item with titles")
     template = read_template(config["prompt"] or DEFAULT_PROMPT)
     path = config["llm_path"] or str(_embedded_model(config, dataset, template, store))
+    # Small updates vanish in bfloat16 weights: whole models are trained in float32 unless the user says otherwise.
+    dtype = "float32" if (config["dtype"], config["tuning"]) == ("auto", "full") else config["dtype"]
     backbone = load_backbone(LoadSettings(
-        llm_path=path, device=config["device"],
-        **{key: config[key] for key in ("dtype", "quantization", "attn_implementation", "pad_token",
+        llm_path=path, device=config["device"], dtype=dtype,
+        **{key: config[key] for key in ("quantization", "attn_implementation", "pad_token",
                                         "trust_remote_code", "llm_revision")},
     ))
     encoder = PromptEncoder(template, backbone.tokenizer, config["cutoff_len"])

@@ -32,6 +32,6 @@ def main(argv: Sequence[str]) -> int:
     except (OSError, ValueError) as error:
         raise UserError("there is no readable record of a run", where=str(record_path),
                         remedy="give the folder that a finished run printed") from error
-    path = plot_curriculum(record, Path(values.get("out", folder / "curriculum.png")))
+    path = plot_curriculum(record, Path(values.get("out", record_path.parent / "curriculum.png")))
     sys.stdout.write(f"{path}\n")
     return 0

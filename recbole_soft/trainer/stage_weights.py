@@ -43,7 +43,8 @@ class StageWeights:
             "device": self._config["device"].type, "earlier": dict(self.keys),
         }
         self.keys[stage.name] = content_key(
-            stage=stage.name, model=type(self._model).name, base=self._model.base_fingerprint,
+            stage=stage.name, code=f"{type(stage).__module__}.{type(stage).__qualname__}", model=type(self._model).name,
+            catalogue=self._model.catalog.fingerprint, base=self._model.base_fingerprint,
             tokenizer=self._model.backbone.tokenizer.fingerprint,
             template=self._model.encoder.template.fingerprint, **parts)
         return self.keys[stage.name]
