@@ -91,7 +91,8 @@ def wilson_interval(hits: int, count: int, z: float = 1.959963984540054) -> tupl
     share = hits / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    # The ends are exact where rounding would leave them a hair inside.
+    return (0.0 if hits == 0 else float(centre - half)), (1.0 if hits == count else float(centre + half))
 
 
 def bootstrap_interval(

@@ -1,7 +1,8 @@
 """The embedded language model: a small Llama made on this machine from the catalogue's own text.
 
 It stands in for a real language model where none can be had: on a laptop, in tests, in the demo. It learns
-titles and categories from lists of titles that share a category; it never sees an interaction. The result is an ordinary Hugging Face folder, loaded like any other model.
+titles and categories from lists of titles that share a category; it never sees an interaction. The result is
+an ordinary Hugging Face folder, loaded like any other model.
 """
 
 from __future__ import annotations
