@@ -44,7 +44,11 @@ class Generation(Stage):
             self.bench.model.weights.model, self.prompts, self.beams, tokenizer.eos_id, tokenizer.pad_id)
 
     def equality(self, ours: list[list[Beam]], plain: list[list[tuple[int, ...]]]) -> dict[str, float]:
-        """Shares of prompts whose best beam, and whose beams in order, are equal."""
+        """Shares of prompts whose best beam, and whose beams in order, are equal.
+
+        Ours stops at the length of the longest catalogue title, the published code at 128 tokens: a beam beyond
+        that length (no title) is the one difference there may be.
+        """
         tokens = [[beam.tokens for beam in beams] for beams in ours]
         pairs = list(zip(tokens, plain, strict=True))
         return {

@@ -194,9 +194,11 @@ def answers_to(titles: Sequence[str], windows: int) -> list[str]:
     draw = random.Random(SEED + 1)
     distinct = max(1, round(0.45 * windows))
     known = draw.sample(list(titles), max(1, round(0.7 * distinct)))
-    pool = dict.fromkeys(known)
+    catalogue, pool = set(titles), dict.fromkeys(known)
     while len(pool) < distinct:
-        pool.setdefault(_mixed(draw.choice(titles), draw.choice(titles)))
+        mixed = _mixed(draw.choice(titles), draw.choice(titles))
+        if mixed not in catalogue:
+            pool.setdefault(mixed)
     pool = list(pool)
     answers = pool + [draw.choice(pool) for _ in range(windows - len(pool))]
     draw.shuffle(answers)
