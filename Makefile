@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PINNED := -c requirements/tested.txt
+CODE   := recbole_soft tests benchmarks run_recbole_soft.py setup.py
 # The two commands need nothing of it, and it takes a minute to say that a newer pip exists.
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -12,10 +13,10 @@ venv: $(VENV)/.ready
 demo: $(VENV)/.ready
 	$(BIN)/python run_recbole_soft.py --model=BIGRec_SOFT --dataset=ml-100k
 test: $(VENV)/.ready-test
-	$(BIN)/ruff check recbole_soft tests run_recbole_soft.py setup.py
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/python -m pytest
 lint: $(VENV)/.ready-test
-	$(BIN)/ruff check recbole_soft tests run_recbole_soft.py setup.py
+	$(BIN)/ruff check $(CODE)
 clean:
 	rm -rf $(VENV) build *.egg-info saved log log_tensorboard
 

@@ -6,7 +6,12 @@ our names (see `recbole_soft.plugin`).
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+# Threads that wait for work by spinning take the core that another thread works on: on two hyperthreads that
+# makes training four times slower. Read by OpenMP when torch is imported, so it has to be said before.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from recbole_soft.compat.hook import when_recbole_is_imported
 

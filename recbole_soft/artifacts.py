@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,14 +32,19 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old one or the new one, never a part."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        unfinished = _beside(path)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with unfinished.open("x", encoding="utf-8") as file:
                 file.write(text)
-            os.replace(name, path)
+            os.replace(unfinished, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
+
+
+def _beside(path: Path) -> Path:
+    """A free hidden name in the same folder; tempfile's would be readable by the user alone."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -114,12 +119,13 @@ class ArtifactStore:
     def writing(self, kind: str, key: str, about: dict[str, Any] | None = None) -> Iterator[Path]:
         """A folder to fill; it becomes the result when the block ends without an error."""
         make_folder(self.root, "artifacts_dir")
-        unfinished = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{kind}-"))
+        final = self.root / f"{kind}-{key}"
+        unfinished = _beside(final)
+        unfinished.mkdir()
         try:
             with disk_errors(self.root):
                 yield unfinished
             write_json(unfinished / COMPLETE, {"kind": kind, "key": key, **(about or {}), "sizes": _sizes(unfinished)})
-            final = self.root / f"{kind}-{key}"
             if final.exists():
                 shutil.rmtree(final)
             os.replace(unfinished, final)

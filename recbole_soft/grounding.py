@@ -1,8 +1,8 @@
 """Grounding: from the vector of a generated text to a score for every item.
 
 BIGRec, section "Grounding": items are ranked by the L2 distance of their title's vector to that of the
-answer. Distances are in float32 whatever the model's precision: in bfloat16 about 30 % of a top 20 is
-wrong. Ties are broken by the lower item id. Works on vectors; knows nothing of models.
+answer. Distances are in float32 whatever the model's precision: with fewer digits, near items change places.
+Ties are broken by the lower item id. Works on vectors; knows nothing of models.
 """
 
 from __future__ import annotations

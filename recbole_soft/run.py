@@ -150,7 +150,7 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
     train, valid, _ = splits
     model = trainer.model
     if config["injection"] == "popularity":
-        counts = popularity(train.dataset.inter_feat[model.ITEM_ID].numpy(), model.n_items).to(config["device"])
+        counts = popularity(train.dataset.all_targets, model.n_items).to(config["device"])
         prior = lambda interaction: counts  # noqa: E731
     else:
         prior = load_traditional(Path(config["injection_model_file"]), train.dataset).full_sort_predict

@@ -126,6 +126,21 @@ def _llm_path(run: _Context) -> SettingError | None:
     return None
 
 
+_NO_EFFECT_ON_LLM_METHODS = {
+    "learner": "LLM methods train with AdamW", "stopping_step": "LLM methods stop early by patience",
+    "enable_amp": "the precision of LLM methods is dtype", "enable_scaler": "the precision of LLM methods is dtype",
+    "shuffle": "LLM methods draw a new order every epoch",
+}
+
+
+def _without_effect(run: _Context) -> SettingError | None:
+    for key, reason in _NO_EFFECT_ON_LLM_METHODS.items():
+        if key in run.user:
+            return run.mistake(f"{key} has no effect on this method: {reason}", (key,), f"remove {key}")
+    return None
+
+
 _CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (_valid_metric, _negatives)
 _LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
-    _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _llm_preset, _llm_path)
+    _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _llm_preset, _llm_path,
+    _without_effect)

@@ -46,11 +46,17 @@ def is_ours(model: str) -> bool:
     return is_llm_name(model) or model in traditional_names()
 
 
-def chosen_llm(user: Mapping[str, Any]) -> str:
-    """Preset of properties/llm: the user's, else `default` for a checkpoint, else the embedded `tiny`."""
-    if user.get("llm") is not None:
-        return str(user["llm"])
-    return LLM_WITHOUT_PATH if user.get("llm_path") is None else LLM_WITH_PATH
+def chosen_llm(*layers: Mapping[str, Any]) -> str:
+    """Preset of properties/llm, from the strongest of `layers` (weakest first) that names a language model.
+
+    In a layer, `llm` is the preset itself; `llm_path` alone means `default`. Nothing anywhere: the embedded `tiny`.
+    """
+    for layer in reversed(layers):
+        if layer.get("llm") is not None:
+            return str(layer["llm"])
+        if layer.get("llm_path") is not None:
+            return LLM_WITH_PATH
+    return LLM_WITHOUT_PATH
 
 
 def chosen_components(model: str, user: Mapping[str, Any], files: Sequence[YamlFile] = ()) -> list[Component]:
@@ -87,7 +93,8 @@ def property_files(model: str, dataset: str, user: Mapping[str, Any]) -> list[Ya
     names = ["overall", f"dataset/{dataset}"]
     if is_llm_name(model):
         base, strategy = split_name(model)
-        names += [f"model/{base.name}", f"strategy/{strategy.name}", f"llm/{chosen_llm(user)}"]
+        names += [f"model/{base.name}", f"strategy/{strategy.name}"]
+        names.append(f"llm/{chosen_llm(*(file.values for file in _existing(names)), user)}")
     else:
         names += ["traditional", f"model/{model}"]
     files = _existing(names)
@@ -110,7 +117,8 @@ def layer_values(model: str, dataset: str, user: Mapping[str, Any]) -> dict[str,
             values[key] = _converted(settings.get(key), value, file, key)
     if is_llm_name(model):
         base, strategy = split_name(model)
-        values.update(base_model=base.name, strategy=strategy.name, llm=chosen_llm(user))
+        llm = chosen_llm(*(file.values for file in files), user)
+        values.update(base_model=base.name, strategy=strategy.name, llm=llm)
     return values
 
 

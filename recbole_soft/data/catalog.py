@@ -63,7 +63,7 @@ def read_item_table(path: Path, columns: ItemColumns, separator: str = "\t", enc
 
 
 def merge_equal_titles(item_tokens: pd.Series, table: pd.DataFrame) -> pd.Series:
-    """Each item token replaced by the first token (in file order) that carries the same title."""
+    """Each item token replaced by the first token (in the order of `table`) that carries the same title."""
     first_of_title = pd.Series(table.index, index=table["title"]).groupby(level=0, sort=False).first()
     representative = pd.Series(first_of_title.loc[table["title"]].to_numpy(), index=table.index)
     return item_tokens.map(representative)

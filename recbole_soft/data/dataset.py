@@ -35,6 +35,7 @@ class SoftDataset(SequentialDataset):
         catalog: titles by item id, or None when there is no NAME.item (traditional models need none).
         sequence_items: [n_interactions] item ids by user, then time; `window_id` of a row of `inter_feat`
             is the position of its target in this array.
+        all_targets: [n] target item ids of a split before sampling.
         counts: what was read, dropped and kept, for the record.
     """
 
@@ -191,6 +192,7 @@ class SoftDataset(SequentialDataset):
         if available == 0:
             raise DataError(f"the {name} split has no window", where=self.dataset_path,
                             remedy="use more data or another split (eval_args)")
+        self.all_targets = self.inter_feat[self.iid_field].numpy()
         if size in (None, "full") or size == available:
             return
         if size > available and key in self.config.external_config_dict:

@@ -29,8 +29,8 @@ def tune_injection(model: BIGRec, valid_data, prior, valid_metric: str, gamma: f
     batches = [_scored(model, batch, prior) for batch in valid_data]
 
     def evaluate(candidate: float) -> float:
-        ranks = [_ranks(inject(scores, weight, candidate), masked, targets)
-                 for scores, weight, masked, targets in batches]
+        ranks = [_ranks(model.beams_first(inject(scores, weight, candidate), interaction), masked, targets)
+                 for interaction, scores, weight, masked, targets in batches]
         return float(metric(np.concatenate(ranks), int(cutoff or 10)).mean())
 
     best, values = choose_gamma(evaluate, GAMMA_GRID)
@@ -42,7 +42,7 @@ def tune_injection(model: BIGRec, valid_data, prior, valid_metric: str, gamma: f
 def _scored(model: BIGRec, batch, prior):
     interaction, masked, _, targets = batch
     interaction = interaction.to(model.backbone.device)
-    return model.grounded_scores(interaction), prior(interaction), masked, targets
+    return interaction, model.grounded_scores(interaction), prior(interaction), masked, targets
 
 
 def _ranks(scores: torch.Tensor, masked, targets: torch.Tensor) -> np.ndarray:

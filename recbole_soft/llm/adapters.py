@@ -87,8 +87,8 @@ class LoraWeights(TunedWeights):
         from peft import get_peft_model
 
         copied = None if copy_of is None else self.state(copy_of)
-        torch.manual_seed(seed)
         if self.model is self._base_model:
+            torch.manual_seed(seed)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
                 self.model = get_peft_model(self._base_model, self._config(), adapter_name=name)
@@ -96,6 +96,8 @@ class LoraWeights(TunedWeights):
             if name in self.model.peft_config:
                 self.activate(self._other(name))
                 self.model.delete_adapter(name)
+            # Only now: making room for the set may itself have drawn random numbers.
+            torch.manual_seed(seed)
             self.model.add_adapter(name, self._config())
         self.activate(name)
         if copied is not None:

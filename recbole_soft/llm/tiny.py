@@ -1,8 +1,8 @@
 """The embedded language model: a small Llama made on this machine from the catalogue's own text.
 
 It stands in for a real language model where none can be had: on a laptop, in tests, in the demo. It learns
-titles and categories from lists of titles that share a category; it never sees an interaction. The result is
-an ordinary Hugging Face folder, loaded like any other model.
+titles and categories from lists of titles that share a category (`llm/tiny_pretraining.py`); it never sees an
+interaction. The result is an ordinary Hugging Face folder, loaded like any other model.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
+from recbole_soft.llm.tiny_pretraining import pretrain
 from recbole_soft.prompts.template import PromptTemplate
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
-ROW_LENGTH = 128
-ONE_LABEL_SHARE, CATEGORY_SHARE = 0.7, 0.1
+ONE_LABEL_SHARE, CATEGORY_SHARE = 0.7, 0.3
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class TinySettings:
     """Size and pretraining of the embedded model; `properties/llm/tiny.yaml` holds the chosen values."""
 
     hidden_size: int = 128
-    layers: int = 3
+    layers: int = 2
     heads: int = 4
-    vocabulary: int = 4096
-    steps: int = 600
-    batch_size: int = 32
-    learning_rate: float = 3e-3
+    vocabulary: int = 6000
+    steps: int = 1000
+    batch_size: int = 8
+    learning_rate: float = 5e-3
     seed: int = 0
 
 
@@ -46,15 +46,17 @@ class CatalogText:
     template: PromptTemplate = field(repr=False)
 
     def fingerprint(self, settings: TinySettings) -> str:
-        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v7"]
+        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v9"]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 class Corpus:
     """Draws documents: a title with its category, or a list of quoted titles, either of one label or of any.
 
-    Lists of one label teach which titles belong together, the others that lists need not be of one kind. No
-    document is a prompt: like a real language model before fine-tuning, this one does not know the task's form.
+    A category follows its title at once, so that the model's state at the end of a title says what kind of thing
+    it is: that state is the title's vector in grounding. Lists of one label teach which titles belong together,
+    the others that lists need not be of one kind. No document is a prompt: like a real language model before
+    fine-tuning, this one does not know the task's form.
     """
 
     def __init__(self, text: CatalogText, seed: int, longest_list: int = 10):
@@ -71,7 +73,7 @@ class Corpus:
         row = self._random.randrange(len(titles))
         if self._random.random() < CATEGORY_SHARE:
             category = self._text.categories[row]
-            return f"{titles[row]} ({category})" if category else titles[row]
+            return f"{titles[row]} {category}".strip()
         labels = _labels(self._text.categories[row])
         of_one_label = labels and self._random.random() < ONE_LABEL_SHARE
         group = self._groups[self._random.choice(labels)] if of_one_label else self._everything
@@ -99,7 +101,7 @@ def build_tiny(
     corpus = Corpus(text, settings.seed)
     tokenizer = _train_tokenizer(corpus.tokenizer_texts(), settings.vocabulary)
     model = _new_model(settings, len(tokenizer))
-    losses = _pretrain(model, tokenizer, corpus, settings, progress)
+    losses = pretrain(model, tokenizer, corpus.document, settings, progress)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(folder))
     model.save_pretrained(str(folder))
@@ -138,50 +140,7 @@ def _new_model(settings: TinySettings, vocabulary: int):
 
     torch.manual_seed(settings.seed)
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocabulary, hidden_size=settings.hidden_size, intermediate_size=4 * settings.hidden_size,
+        vocab_size=vocabulary, hidden_size=settings.hidden_size, intermediate_size=2 * settings.hidden_size,
         num_hidden_layers=settings.layers, num_attention_heads=settings.heads, max_position_embeddings=2048,
         tie_word_embeddings=True, bos_token_id=0, eos_token_id=1, pad_token_id=2,
     ))
-
-
-def _pretrain(model, tokenizer, corpus: Corpus, settings: TinySettings, progress) -> list[float]:
-    """Next-token training on drawn documents; returns the loss of every step."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings.steps))
-    losses: list[float] = []
-    rows = _packed_rows(corpus, tokenizer)
-    model.train()
-    for _ in range(settings.steps):
-        ids = torch.tensor([next(rows) for _ in range(settings.batch_size)])
-        loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
-        losses.append(loss.item())
-        if progress is not None:
-            progress(1)
-    model.eval()
-    return losses
-
-
-def _rate(step: int, steps: int) -> float:
-    """Share of the highest learning rate: linear warm-up over a tenth of the steps, then half a cosine."""
-    warmup = max(1, steps // 10)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def _packed_rows(corpus: Corpus, tokenizer) -> Iterator[list[int]]:
-    """Rows of ROW_LENGTH tokens filled with whole documents one after the other: nothing is spent on padding.
-
-    A document begins at a row's start and is cut at its end, so every row begins with a beginning-of-text token.
-    """
-    while True:
-        row: list[int] = []
-        while len(row) < ROW_LENGTH:
-            body = tokenizer(corpus.document(), add_special_tokens=False)["input_ids"]
-            row += [tokenizer.bos_token_id, *body, tokenizer.eos_token_id]
-        yield row[:ROW_LENGTH]

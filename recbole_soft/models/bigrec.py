@@ -1,7 +1,7 @@
 """BIGRec: the model answers with a title, and items are ranked by their distance to that answer.
 
 Bao et al., "A Bi-Step Grounding Paradigm for Large Language Models in Recommendation Systems" (BIGRec).
-Deviation: distances are in float32 (the published code's half precision misorders about 30 % of a top 20).
+Deviation: distances are in float32 (in the published code's half precision, near items change places).
 Deviation: one prompt for training and generation (the published code differs by a space between the two).
 """
 
@@ -46,8 +46,7 @@ class BIGRec(LLMRecommender):
 
         With `ranking: beams` the items that the beams name come first, in the order of the beams.
         """
-        scores = self.injected(self.grounded_scores(interaction), interaction)
-        return self._beams_first(scores, interaction) if self.options["ranking"] == "beams" else scores
+        return self.beams_first(self.injected(self.grounded_scores(interaction), interaction), interaction)
 
     @torch.no_grad()
     def grounded_scores(self, interaction) -> Tensor:
@@ -55,8 +54,10 @@ class BIGRec(LLMRecommender):
         answers = self.title_vectors.lookup(self.answered_titles(self.prompts(interaction)))
         return item_scores(distances(answers, self.title_vectors.table()), self.title_rows)
 
-    def _beams_first(self, scores: Tensor, interaction) -> Tensor:
-        """Lifts the items of the beams above all others (negative distances never exceed 0)."""
+    def beams_first(self, scores: Tensor, interaction) -> Tensor:
+        """With `ranking: beams`, lifts the items of the beams above all others (distances' scores never exceed 0)."""
+        if self.options["ranking"] != "beams":
+            return scores
         items_of = self.catalog.items_of_title
         for row, beams in enumerate(self.answer_beams(self.prompts(interaction))):
             for place, text in reversed(list(enumerate(beams))):

@@ -71,6 +71,15 @@ def test_preset_of_the_language_model(properties, user, llm):
     assert values["llm"] == llm and values["num_beams"] == 6
 
 
+def test_a_property_file_may_choose_the_language_model_and_the_user_wins(properties):
+    properties("dataset/toy", "llm: big\n")
+    properties("llm/big", "num_beams: 6\n")
+    properties("llm/default", "num_beams: 3\n")
+    assert layer_values("StubRec_SFT", "toy", {})["num_beams"] == 6
+    values = layer_values("StubRec_SFT", "toy", {"llm_path": "gpt2"})
+    assert (values["llm"], values["num_beams"]) == ("default", 3)
+
+
 def test_protocol_may_be_set_by_a_property_file_and_the_user_wins(properties):
     properties("protocol/released_code", "num_beams: 8\n")
     properties("dataset/toy", "protocol: released_code\n")

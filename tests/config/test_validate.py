@@ -114,6 +114,7 @@ def test_code_in_a_value_is_text_or_a_mistake(tmp_path):
     ({"injection": "cf", "injection_model_file": "/no/such"}, "no such folder"),
     ({"metrics": ["Hit"], "valid_metric": "NDCG@10"}, "metrics are Hit at 10"),
     ({"topk": [5]}, "MRR@10 is not computed"),
+    ({"stopping_step": 3}, "stop early by patience"),
 ])
 def test_settings_that_do_not_go_together(user, expected, monkeypatch):
     find_spec = importlib.util.find_spec

@@ -41,6 +41,16 @@ def logits(weights) -> torch.Tensor:
         return weights.model(input_ids=IDS).logits
 
 
+def test_a_set_made_again_starts_from_the_weights_of_its_seed():
+    weights = weights_of("lora", backbone_of().model)
+    weights.create("student", seed=3)
+    first = weights.state("student")
+    for _ in range(2):
+        weights.create("student", seed=3)
+        again = weights.state("student")
+        assert all(torch.equal(first[key], again[key]) for key in first)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_sets_are_apart_and_the_base_stays_as_it_was(family, kind):

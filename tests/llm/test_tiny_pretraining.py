@@ -1,0 +1,56 @@
+"""Pretraining of the embedded model: the sampled loss against the exact one, rows without padding, learning."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from recbole_soft.llm.tiny import CatalogText, TinySettings, build_tiny
+from recbole_soft.llm.tiny_pretraining import ROW_LENGTH, packed_rows, token_loss
+from recbole_soft.models.setup import read_template
+from tests.toys import toy_titles, toy_tokenizer
+
+
+def case(seed: int, tokens: int = 12, vocabulary: int = 40):
+    random = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(tokens, 8, generator=random, dtype=torch.float64)
+    table = torch.randn(vocabulary, 8, generator=random, dtype=torch.float64)
+    return hidden, table, torch.randint(0, vocabulary, (tokens,), generator=random)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_with_all_tokens_the_loss_is_the_cross_entropy(seed):
+    hidden, table, targets = case(seed)
+    loss = token_loss(hidden, table, targets, len(table), torch.Generator())
+    torch.testing.assert_close(loss, F.cross_entropy(hidden @ table.T, targets))
+
+
+def test_a_sample_estimates_the_normaliser_without_bias():
+    hidden, table, targets = case(0, tokens=1)
+    random = torch.Generator().manual_seed(1)
+    own = (hidden @ table.T)[0, targets[0]]
+    # exp(loss) = normaliser / exp(own logit), and it is the normaliser that is unbiased.
+    estimates = torch.stack([token_loss(hidden, table, targets, 10, random) for _ in range(4000)]).exp()
+    exact = (torch.logsumexp(hidden @ table.T, 1) - own).exp()[0]
+    assert abs(estimates.mean() - exact) < 4 * estimates.std() / 4000 ** 0.5
+
+
+def test_rows_are_full_and_begin_with_a_document():
+    tokenizer = toy_tokenizer(toy_titles(20))
+    rows = packed_rows(lambda: "one title", tokenizer)
+    for _ in range(3):
+        row = next(rows)
+        assert len(row) == ROW_LENGTH and row[0] == tokenizer.bos_token_id and tokenizer.pad_token_id not in row
+
+
+def test_the_embedded_model_learns_the_catalogue_and_is_the_same_twice(tmp_path):
+    titles = toy_titles(30)
+    text = CatalogText(titles, ["Even" if row % 2 else "Odd" for row in range(30)], read_template("item"))
+    size = TinySettings(hidden_size=32, heads=2, vocabulary=400, steps=60)
+    first = build_tiny(text, size, tmp_path / "a")
+    assert first["last_loss"] < 0.7 * first["first_loss"]
+    build_tiny(text, size, tmp_path / "b")
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
