@@ -82,7 +82,8 @@ def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
     _fit_cutoffs(config, data.item_num)
     splits = data_preparation(config, data)
     clock.lap("data")
-    logger.info("%s: %s", config["dataset"], data.counts)
+    logger.info("%s: %s", config["dataset"], ", ".join(f"{name.replace('_', ' ')} {count:,}"
+                                                       for name, count in data.counts.items()))
     runner = _run_llm if is_llm_name(config["model"]) else _run_traditional
     outcome = runner(config, splits, folder, saved, clock)
     record = plain(_record(config, data, splits, outcome, clock))

@@ -60,6 +60,7 @@ def _draw_losses(axes, rows) -> None:
                       if row["stage"] == stage and row.get(key) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=f"{stage} stage, {label}")
-    axes.set(xlabel="epoch", ylabel="mean token loss")
+    longest = max(row["epoch"] for row in rows) + 1
+    axes.set(xlabel="epoch", ylabel="mean token loss", xticks=range(1, longest + 1, max(1, longest // 10)))
     axes.set_title("training loss", fontsize=10, color=INK)
     axes.legend(fontsize=8, frameon=False)

@@ -39,7 +39,7 @@ def test_file_where_the_folder_should_be(refused, tmp_path, setting):
 
 def test_full_disk_in_the_second_stage(run, small_disk, tmp_path):
     """The SFT stage is finished: the next run, with a place to write, goes on from it."""
-    store = {"model": "BIGRec_SOFT", "artifacts_dir": tmp_path / "store"}
+    store = {"model": "BIGRec_SOFT", "artifacts_dir": tmp_path / "store", "tiny_hidden_size": 48}
     code, message = run(checkpoint_dir=small_disk, **store)
     assert code == 2 and message.count("error: ") == 1 and "Traceback" not in message
     assert "No space left on device" in message and str(small_disk) in message
