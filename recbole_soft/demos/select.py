@@ -30,7 +30,8 @@ class Selector:
     def select(self, queries: Sequence[Query]) -> list[list[Demonstration]]:
         """Demonstrations of every query; a query is decided once."""
         unknown = [query for query in dict.fromkeys(queries) if query not in self._chosen]
-        self._chosen.update(zip(unknown, self.choose(unknown), strict=True))
+        if unknown:
+            self._chosen.update(zip(unknown, self.choose(unknown), strict=True))
         return [self._chosen[query] for query in queries]
 
     def choose(self, queries: Sequence[Query]) -> list[list[Demonstration]]:

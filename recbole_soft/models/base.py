@@ -6,6 +6,7 @@ adds how windows become prompts and how answers become scores. Knows nothing of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from recbole_soft.llm.trie import TokenTrie
 from recbole_soft.losses import mean_token_nll
 from recbole_soft.models.setup import artifact_store, open_backbone
 
+logger = logging.getLogger("recbole_soft")
 Tokens = list[int]
 
 
@@ -125,7 +127,8 @@ class LLMRecommender(SequentialRecommender):
         items = interaction[self.ITEM_ID].tolist()
         titles = [self.catalog.titles[item] for item in items]
         return WindowTexts(
-            window_ids=self._window_ids(interaction), prompts=self.prompts(interaction), targets=self.encoder.responses(titles),
+            window_ids=self._window_ids(interaction), prompts=self.prompts(interaction),
+            targets=self.encoder.responses(titles),
             target_titles=titles, target_categories=[self.catalog.categories[item] for item in items],
             target_rows=self.title_rows[torch.tensor(items, device=self.title_rows.device) - 1],
             queries=tuple(self.queries(interaction)),
@@ -186,8 +189,10 @@ class LLMRecommender(SequentialRecommender):
         if self.selector is None:
             return {}
         shown = self._prompts_and_shown(interaction)[1]
-        return {"demonstrations_shown": {"asked": self.selector.count * len(shown), "shown": sum(shown),
-                                         "windows_without": shown.count(0)}}
+        counts = {"asked": self.selector.count * len(shown), "shown": sum(shown), "windows_without": shown.count(0)}
+        logger.info("demonstrations: %d of %d shown; the others had no room in cutoff_len=%d, or there were none in "
+                    "the past", counts["shown"], counts["asked"], self.encoder.cutoff_len)
+        return {"demonstrations": counts}
 
     def deciding_parts(self) -> dict[str, Any]:
         """What of this model decides trained weights and is no setting of every model; part of their keys."""

@@ -25,6 +25,8 @@ class DemonstrationStage(Stage):
 
     name = "icl"
     trains = False
+    depends_on = ("demos", "demo_count", "demo_merged", "demo_candidates", "demo_copies", "demo_spread_weight",
+                  "demo_length_weight", "demo_redundancy_weight", "sample_seed")
 
     def __init__(self, demos: str):
         self.demos = demos
