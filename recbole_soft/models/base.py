@@ -190,8 +190,9 @@ class LLMRecommender(SequentialRecommender):
             return {}
         shown = self._prompts_and_shown(interaction)[1]
         counts = {"asked": self.selector.count * len(shown), "shown": sum(shown), "windows_without": shown.count(0)}
-        logger.info("demonstrations: %d of %d shown; the others had no room in cutoff_len=%d, or there were none in "
-                    "the past", counts["shown"], counts["asked"], self.encoder.cutoff_len)
+        if sum(shown) < counts["asked"]:
+            logger.warning("demonstrations: %d of %d shown; for the others there was no room in cutoff_len=%d, or the "
+                           "past has none", sum(shown), counts["asked"], self.encoder.cutoff_len)
         return {"demonstrations": counts}
 
     def deciding_parts(self) -> dict[str, Any]:
