@@ -69,7 +69,6 @@ def test_what_has_no_room_is_left_out_and_counted(toy_settings, caplog):
     assert f"{counts['shown']} of 48 shown" in caplog.text
 
 
-@torch.no_grad()
 def test_effect_reads_mean_token_losses_of_the_frozen_model(world):
     """Equal to a plain loop, whatever weights are switched on."""
     from contextlib import contextmanager
@@ -86,7 +85,8 @@ def test_effect_reads_mean_token_losses_of_the_frozen_model(world):
     model, _ = world(tuning="full")
     titles = model.catalog.titles
     shown = (Demonstration((titles[5], titles[6]), titles[7], 0.0, 0),)
-    cases = [Case((titles[1], titles[2]), titles[3]), Case((titles[1],), titles[2], shown), Case((titles[9],), titles[4])]
+    cases = [Case((titles[1], titles[2]), titles[3]), Case((titles[1],), titles[2], shown),
+             Case((titles[9],), titles[4])]
     expected = []
     for case in cases:
         examples = [[(one.history, one.answer) for one in case.shown]]
@@ -95,7 +95,7 @@ def test_effect_reads_mean_token_losses_of_the_frozen_model(world):
         expected.append(-total / tokens)
     model.weights.create("tuned", 0)
     for parameter in model.weights.model.parameters():
-        parameter.add_(0.3)
+        parameter.data.add_(0.3)
     found = FrozenLosses(SimpleNamespace(model=model, progress=progress))([*cases, cases[0]])
     assert found == pytest.approx([*expected, expected[0]], rel=1e-4) and len(set(found)) == 3
 
