@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import content_key, disk_errors, make_folder, read_json, write_text
+from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, read_json, write_text
+from recbole_soft.companions import companion_folder, learned_state, load_learned
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.errors import DataError, ModelError, SettingError
 from recbole_soft.registry import is_llm_name
@@ -121,6 +122,9 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[s
     train, valid, test = splits
     model = get_model(config["model"])(config, train.dataset)
     clock.lap("model")
+    if config["retriever"]:
+        model.retriever = _retriever(config, splits, model.store.root / "retrievers")
+        clock.lap("retriever")
     trainer = LLMTrainer(config, model)
     trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
     best_score, best_result = trainer.fit(train, valid, saved=saved, show_progress=config["show_progress"])
@@ -134,7 +138,8 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[s
     clock.lap("test")
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
-        "results": results, "curves": trainer.curves, "stages": trainer.stage_reports, "notes": trainer.notes,
+        "results": results, "curves": trainer.curves, "stages": trainer.stage_reports,
+        "notes": trainer.notes | model.notes_on(test.dataset.inter_feat),
         "model": {"base_fingerprint": model.base_fingerprint, "parameters": model.base_parameters,
                   "tokenizer": model.backbone.tokenizer.fingerprint,
                   "template": model.encoder.template.fingerprint, "path": model.backbone.model.name_or_path},
@@ -160,8 +165,36 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
     return tune_injection(model, valid, prior, config["valid_metric"], config["injection_gamma"])
 
 
-def load_traditional(folder: Path, dataset):
-    """A traditional model of an earlier run, from its weights (safetensors) and its record; no pickle is read."""
+def _retriever(config, splits, root: Path):
+    """The traditional model that proposes candidates."""
+    from recbole_soft.models.rerank import Retriever
+
+    folder = companion_folder(config, "retriever", splits, root,
+                              lambda *arguments: _trained(config["dataset"], *arguments))
+    model = load_traditional(folder, splits[0].dataset, "retriever")
+    return Retriever(type(model).__name__, str(folder), file_hash(folder / "model.safetensors"),
+                     model.full_sort_predict)
+
+
+def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: bool) -> Path:
+    """Trains a model inside a run of another (see `companion_folder`); its messages go where that run's go."""
+    from recbole_soft.config.soft_config import SoftConfig
+
+    config = SoftConfig(model, dataset, config_dict=settings)
+    folder = run_folder(config)
+    if not only_where:
+        config["run_folder"] = str(folder)
+        with tensorboard_in(folder / "tensorboard"):
+            _run(config, folder, saved=True)
+    return folder
+
+
+def load_traditional(folder: Path, dataset, setting: str = "injection_model_file"):
+    """A traditional model of an earlier run, from its weights (safetensors) and its record; no pickle is read.
+
+    Args:
+        setting: which setting named the folder, for messages.
+    """
     from recbole.utils import get_model
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -177,10 +210,10 @@ def load_traditional(folder: Path, dataset):
             raise ValueError("it was trained on another catalogue, so its item ids mean other items")
         config = SoftConfig(record["model"], record["dataset"], config_dict=record["user_settings"])
         model = get_model(record["model"])(config, dataset).to(config["device"])
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        load_learned(model, load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"the traditional model cannot be used: {next(iter(str(error).splitlines()), error)}",
-                         where=f"injection_model_file={folder}",
+                         where=f"{setting}={folder}",
                          remedy="train it anew on this data set with the same settings of the data") from error
     return model.eval()
 
@@ -205,9 +238,8 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
     clock.lap("training")
     test_result = trainer.evaluate(test, load_best_model=saved)
     clock.lap("test")
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     with disk_errors(folder):
-        save_file(state, folder / "model.safetensors")
+        save_file(learned_state(model), folder / "model.safetensors")
     curves = [{"stage": "train", "epoch": epoch, "loss_total": loss,
                f"valid_{config['valid_metric'].lower()}": valid_curve.get(epoch)}
               for epoch, loss in trainer.train_loss_dict.items()]

@@ -14,7 +14,7 @@ from typing import Any
 
 from recbole_soft.config.yaml_files import properties_root
 from recbole_soft.errors import SettingError, nearest
-from recbole_soft.registry import LLM_FAMILY
+from recbole_soft.registry import LLM_FAMILY, recbole_model_names, traditional_names
 
 _VALID_METRIC = re.compile(r"([A-Za-z]+)@([1-9][0-9]*)\Z")
 
@@ -107,6 +107,15 @@ def _injection(run: _Context) -> SettingError | None:
     return None
 
 
+def _retriever(run: _Context) -> SettingError | None:
+    name = run["retriever"]
+    known = [*traditional_names(), *recbole_model_names()]
+    if name is None or name in known or Path(name).is_dir():
+        return None
+    return run.mistake(f"retriever = {name}: neither a run folder nor a RecBole model", ("retriever",),
+                       f"{nearest(name, known)}; or give a run folder, for instance saved/SASRec-ml-100k-1a2b3c4d")
+
+
 def _llm_preset(run: _Context) -> SettingError | None:
     if run.user.get("llm") is None:
         return None
@@ -142,5 +151,5 @@ def _without_effect(run: _Context) -> SettingError | None:
 
 _CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (_valid_metric, _negatives)
 _LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
-    _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _llm_preset, _llm_path,
+    _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever, _llm_preset, _llm_path,
     _without_effect)

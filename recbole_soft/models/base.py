@@ -6,8 +6,10 @@ adds how windows become prompts and how answers become scores. Knows nothing of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -16,6 +18,9 @@ from torch import Tensor
 
 from recbole_soft.artifacts import ArtifactStore
 from recbole_soft.data.catalog import Catalog
+from recbole_soft.data.dataset import WINDOW_FIELD
+from recbole_soft.demos.pool import Query
+from recbole_soft.demos.select import Selector
 from recbole_soft.llm.adapters import FullWeights, LoraSettings, LoraWeights, TunedWeights
 from recbole_soft.llm.backbone import Backbone, weights_fingerprint
 from recbole_soft.llm.beam import BeamSettings
@@ -26,6 +31,7 @@ from recbole_soft.llm.trie import TokenTrie
 from recbole_soft.losses import mean_token_nll
 from recbole_soft.models.setup import artifact_store, open_backbone
 
+logger = logging.getLogger("recbole_soft")
 Tokens = list[int]
 
 
@@ -39,6 +45,7 @@ class WindowTexts:
         targets: response tokens of the true items, end-of-text included.
         target_titles, target_categories: text of the true items.
         target_rows: [n] rows of the true titles in the item table.
+        queries: user, time and history.
     """
 
     window_ids: list[int]
@@ -47,6 +54,7 @@ class WindowTexts:
     target_titles: list[str]
     target_categories: list[str]
     target_rows: Tensor
+    queries: tuple[Query, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -75,6 +83,7 @@ class LLMRecommender(SequentialRecommender):
         )
         self.title_rows = torch.from_numpy(self.catalog.title_rows).to(self.backbone.device)
         self.beams, self.trie = self._search()
+        self.selector: Selector | None = None
         self._answers: dict[tuple[int, ...], list[str]] = {}
         if config["gradient_checkpointing"]:
             self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -89,19 +98,40 @@ class LLMRecommender(SequentialRecommender):
         return [[titles[item] for item in row[:length]] for row, length in zip(items, lengths, strict=True)]
 
     def prompts(self, interaction) -> list[Tokens]:
-        """Prompt tokens of the windows."""
-        return self.encoder.prompts(self.histories(interaction))
+        """Prompt tokens of the windows, behind demonstrations if a selector of them is set."""
+        return self._prompts_and_shown(interaction)[0]
+
+    def queries(self, interaction) -> list[Query]:
+        """The windows without their targets. A window without a time counts as earlier than all others."""
+        ids, time_field = self._window_ids(interaction), self.options["TIME_FIELD"]
+        times = interaction[time_field].tolist() if time_field in interaction else [float("-inf")] * len(ids)
+        users = interaction[self.USER_ID].tolist() if self.USER_ID in interaction else [0] * len(ids)
+        return [Query(window, user, time, tuple(history)) for window, user, time, history in zip(
+            ids, users, times, self.histories(interaction), strict=True)]
+
+    def _prompts_and_shown(self, interaction) -> tuple[list[Tokens], list[int]]:
+        """Prompts, and how many demonstrations each shows."""
+        histories = self.histories(interaction)
+        if self.selector is None:
+            return self.encoder.prompts(histories), [0] * len(histories)
+        chosen = self.selector.select(self.queries(interaction))
+        return self.encoder.demonstrated_prompts(
+            histories, [[(shown.history, shown.answer) for shown in of_query] for of_query in chosen])
+
+    def _window_ids(self, interaction) -> list[int]:
+        return interaction[WINDOW_FIELD].tolist() if WINDOW_FIELD in interaction else list(range(len(interaction)))
 
     def texts_of(self, dataset) -> WindowTexts:
         """Prompts and targets of all windows of a split."""
         interaction = dataset.inter_feat
         items = interaction[self.ITEM_ID].tolist()
         titles = [self.catalog.titles[item] for item in items]
-        ids = interaction["window_id"].tolist() if "window_id" in interaction else list(range(len(items)))
         return WindowTexts(
-            window_ids=ids, prompts=self.prompts(interaction), targets=self.encoder.responses(titles),
+            window_ids=self._window_ids(interaction), prompts=self.prompts(interaction),
+            targets=self.encoder.responses(titles),
             target_titles=titles, target_categories=[self.catalog.categories[item] for item in items],
             target_rows=self.title_rows[torch.tensor(items, device=self.title_rows.device) - 1],
+            queries=tuple(self.queries(interaction)),
         )
 
     # ---- the language model ----------------------------------------------------------------------
@@ -148,6 +178,26 @@ class LLMRecommender(SequentialRecommender):
     def forget_answers(self) -> None:
         """To be called whenever the active weights change."""
         self._answers.clear()
+
+    # ---- what trainer and record ask ---------------------------------------------------------------
+    def prepare(self, interaction, progress: Callable[[int], None] | None = None) -> None:
+        """Works out what the scores of a whole split need, in batches of similar length, and remembers it."""
+        self.answer(self.prompts(interaction), progress)
+
+    def notes_on(self, interaction) -> dict[str, Any]:
+        """What the record says about how windows were ranked, beside metrics; `caption` goes below the table."""
+        if self.selector is None:
+            return {}
+        shown = self._prompts_and_shown(interaction)[1]
+        counts = {"asked": self.selector.count * len(shown), "shown": sum(shown), "windows_without": shown.count(0)}
+        if sum(shown) < counts["asked"]:
+            logger.warning("demonstrations: %d of %d shown; for the others there was no room in cutoff_len=%d, or the "
+                           "past has none", sum(shown), counts["asked"], self.encoder.cutoff_len)
+        return {"demonstrations": counts}
+
+    def deciding_parts(self) -> dict[str, Any]:
+        """What of this model decides trained weights and is no setting of every model; part of their keys."""
+        return {}
 
     # ---- RecBole's interface ---------------------------------------------------------------------
     def calculate_loss(self, interaction) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from recbole_soft.errors import SettingError
-from recbole_soft.prompts.template import PromptTemplate
+from recbole_soft.prompts.template import Example, PromptTemplate
 
 
 class TextTokenizer(Protocol):
@@ -49,6 +49,32 @@ class PromptEncoder:
             self.tokenizer.bos_ids + (body if len(body) <= room else self._shortened(history, room))
             for body, history in zip(bodies, histories, strict=True)
         ]
+
+    def demonstrated_prompts(
+        self, histories: Sequence[Sequence[str]], demonstrations: Sequence[Sequence[Example]]
+    ) -> tuple[list[list[int]], list[int]]:
+        """Prompt tokens per history, behind as many of its demonstrations as there is room for.
+
+        Where a prompt would be too long, the first demonstrations are left out, whole ones; when none is left, the
+        history loses its oldest titles as without demonstrations.
+
+        Returns:
+            The prompts, and how many demonstrations each shows.
+        """
+        room = self.cutoff_len - len(self.tokenizer.bos_ids)
+        prompts, kept = self.prompts(histories), [0] * len(histories)
+        waiting = {number: list(shown) for number, shown in enumerate(demonstrations) if shown}
+        while waiting:
+            numbers = list(waiting)
+            bodies = self.tokenizer.encode([self.template.prompt(histories[n], waiting[n]) for n in numbers])
+            for number, body in zip(numbers, bodies, strict=True):
+                if len(body) <= room:
+                    prompts[number], kept[number] = self.tokenizer.bos_ids + body, len(waiting.pop(number))
+                elif len(waiting[number]) == 1:
+                    waiting.pop(number)
+                else:
+                    waiting[number] = waiting[number][1:]
+        return prompts, kept
 
     def responses(self, titles: Sequence[str]) -> list[list[int]]:
         """Response tokens per title: the quoted title and the end-of-text token; never cut."""

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from recbole_soft.errors import SettingError
 
 HISTORY_SLOT = "{history}"
+SLOTS = ("preamble", "instruction", "input")
+Example = tuple[Sequence[str], str]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class PromptTemplate:
         tail: text after the history, up to and including the response marker.
         item: what surrounds a title, holding `{title}` once.
         separator: text between two titles.
+        lead: beginning of `head` that is said once, before all demonstrations; the rest of `head` opens each of them.
     """
 
     name: str
@@ -32,6 +35,7 @@ class PromptTemplate:
     tail: str
     item: str = '"{title}"'
     separator: str = ", "
+    lead: str = ""
 
     @classmethod
     def from_mapping(cls, name: str, mapping: dict[str, str]) -> PromptTemplate:
@@ -48,19 +52,27 @@ class PromptTemplate:
         if missing:
             raise SettingError(f"the prompt template lacks '{sorted(missing)[0]}'",
                                where=f"properties/prompt/{name}.yaml")
-        layout = mapping["layout"]
-        for part in ("preamble", "instruction", "input"):
-            layout = layout.replace("{" + part + "}", mapping.get(part, "").strip())
+        layout, texts = mapping["layout"], {part: mapping.get(part, "").strip() for part in SLOTS}
+        task = layout.find("{instruction}") + len("{instruction}")
+        lead = _filled(layout[:task], texts) if 0 < task <= layout.find(HISTORY_SLOT) else ""
+        layout = _filled(layout, texts)
         item = mapping.get("item", cls.item)
         if layout.count(HISTORY_SLOT) != 1 or item.count("{title}") != 1:
             raise SettingError("the layout needs {history} once, and item needs {title} once",
                                where=f"properties/prompt/{name}.yaml")
         head, tail = layout.split(HISTORY_SLOT)
-        return cls(name, head, tail.rstrip() + "\n", item, mapping.get("separator", cls.separator))
+        return cls(name, head, tail.rstrip() + "\n", item, mapping.get("separator", cls.separator), lead)
 
-    def prompt(self, history: Sequence[str]) -> str:
-        """The prompt for a history of titles, oldest first."""
-        return self.head + self.separator.join(self.quoted(title) for title in history) + self.tail
+    def prompt(self, history: Sequence[str], demonstrations: Sequence[Example] = ()) -> str:
+        """The prompt for a history of titles, oldest first, behind solved examples of the same form."""
+        opening = self.head[len(self.lead):]
+        solved = [f"{self._asked(opening, shown)}{self.quoted(answer)}" for shown, answer in demonstrations]
+        # Layouts without a lead repeat the whole head, which then has to be set off.
+        gap = "" if self.lead else "\n\n"
+        return self.lead + "".join(block + gap for block in solved) + self._asked(opening, history)
+
+    def _asked(self, opening: str, history: Sequence[str]) -> str:
+        return opening + self.separator.join(self.quoted(title) for title in history) + self.tail
 
     def quoted(self, title: str) -> str:
         """A title as it stands in a prompt and as the model has to answer it."""
@@ -80,3 +92,9 @@ class PromptTemplate:
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:16]
+
+
+def _filled(layout: str, texts: dict[str, str]) -> str:
+    for part in SLOTS:
+        layout = layout.replace("{" + part + "}", texts[part])
+    return layout

@@ -22,7 +22,8 @@ def result_table(record: Mapping[str, Any], shown: Sequence[str] = SHOWN) -> str
     if len(results) > 1:
         first, last = results[0]["metrics"], results[-1]["metrics"]
         rows.append(["gain", *(_gain(first[name]["value"], last[name]["value"]) for name in metrics)])
-    return _framed(rows) + "\n" + _caption(record)
+    note = record.get("notes", {}).get("caption")
+    return _framed(rows) + "\n" + _caption(record) + (f"\n{note}" if note else "")
 
 
 def _cell(metric: Mapping[str, float]) -> str:

@@ -62,6 +62,8 @@ class Stage:
         name: used for folders, curves and the record.
         label: row of the result table.
         starts_from: name of the stage whose weights are copied at the start; None for fresh ones.
+        trains: whether there are epochs; a stage without them is begun and validated once, with its starting weights,
+            which without `starts_from` are the base model's.
         is_reusable: whether the trained weights are kept for later runs with equal settings.
         depends_on: settings that decide the result, beside those every stage depends on.
     """
@@ -69,6 +71,7 @@ class Stage:
     name = ""
     label = ""
     starts_from: str | None = None
+    trains = True
     is_reusable = False
     depends_on: tuple[str, ...] = ()
 

@@ -73,10 +73,11 @@ class LLMTrainer(Trainer):
                 self.curves += reused["curves"]
                 self.best_valid_score, self.best_valid_result = reused["valid_score"], reused["valid_result"]
             self._use(stage)
-            folder = self.run_folder / stage.name
-            self.model.weights.save(stage.name, folder)
+            folder = self.run_folder / stage.name if stage.trains or stage.starts_from else None
+            if folder is not None:  # else the weights are the base model's
+                self.model.weights.save(stage.name, folder)
             self.stage_reports[stage.name] = {
-                "label": stage.label, "folder": str(folder), "reused": reused is not None, "key": key,
+                "label": stage.label, "folder": folder and str(folder), "reused": reused is not None, "key": key,
                 "seconds": time.perf_counter() - started, "valid_score": float(self.best_valid_score),
                 "valid_result": dict(self.best_valid_result or {}),
             }
@@ -87,10 +88,15 @@ class LLMTrainer(Trainer):
         self.start_epoch = self.cur_step = 0
         self.best_valid_score, self.best_valid_result = -np.inf, None
         self._best_state = None
-        logger.info("stage '%s': %d windows, up to %d epochs", stage.name, len(self._windows), self.epochs)
+        epochs = self.epochs if stage.trains else 0
+        logger.info("stage '%s': %d windows, up to %d epochs", stage.name, len(self._windows), epochs)
         self.model.weights.create(stage.name, self.config["seed"], copy_of=stage.starts_from)
         self.model.forget_answers()
         stage.begin(self._context(stage))
+        if not stage.trains:
+            if valid_data is not None:
+                self.best_valid_score, self.best_valid_result = super()._valid_epoch(valid_data)
+            return
         self.optimizer = self._build_optimizer()
         torch.manual_seed(self.config["seed"])
         # The best epoch is always kept: `saved` is about RecBole's own checkpoint file, which we never write.
@@ -193,13 +199,12 @@ class LLMTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """RecBole's `evaluate`, after all prompts of the split were answered in length-sorted batches."""
+        """RecBole's `evaluate`, after the model has seen the whole split, to work in length-sorted batches."""
         if load_best_model and model_file:
             self.model.weights.load(self.stages[-1].name, Path(model_file))
             self.model.forget_answers()
-        prompts = self.model.prompts(eval_data.dataset.inter_feat)
-        with self._progress("Answers", len(set(map(tuple, prompts)))) as advance:
-            self.model.answer(prompts, advance)
+        with self._progress("Answers", len(eval_data.dataset)) as advance:
+            self.model.prepare(eval_data.dataset.inter_feat, advance)
         return super().evaluate(eval_data, load_best_model=False, show_progress=False)
 
     # ---- reporting -------------------------------------------------------------------------------

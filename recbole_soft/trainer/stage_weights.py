@@ -46,7 +46,7 @@ class StageWeights:
             stage=stage.name, code=f"{type(stage).__module__}.{type(stage).__qualname__}", model=type(self._model).name,
             catalogue=self._model.catalog.fingerprint, base=self._model.base_fingerprint,
             tokenizer=self._model.backbone.tokenizer.fingerprint,
-            template=self._model.encoder.template.fingerprint, **parts)
+            template=self._model.encoder.template.fingerprint, of_model=self._model.deciding_parts(), **parts)
         return self.keys[stage.name]
 
     def restore(self, stage: Stage, key: str) -> dict[str, Any] | None:

@@ -1,0 +1,88 @@
+"""Run folders of traditional models that an LLM run needs: the one the user names, or one trained on the way.
+
+A companion sees the same data, split and candidates. One whose validation or test windows are others is refused: it
+may have been trained on the windows that this run is tested on. Knows what of a RecBole model has to be kept, but not
+how models are trained or opened.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from recbole_soft.artifacts import make_folder, read_json
+from recbole_soft.errors import ModelError
+
+OTHER = "other_parameter."
+logger = logging.getLogger("recbole_soft")
+
+# What a companion takes over from the run: data, protocol and machine, not the training of the language model.
+SHARED_SETTINGS = (
+    "data_path", "field_separator", "encoding", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "title_field",
+    "category_field", "user_inter_num_interval", "item_inter_num_interval", "MAX_ITEM_LIST_LENGTH", "eval_args",
+    "protocol", "window", "duplicate_titles", "mask_history", "valid_sample", "test_sample", "sample_seed", "seed",
+    "valid_metric", "metrics", "topk", "use_gpu", "gpu_id", "reproducibility", "show_progress", "state",
+)
+
+
+def companion_folder(config, setting: str, splits, root: Path, train: Callable[[str, dict, bool], Path]) -> Path:
+    """The run folder of a traditional model, for `load_traditional`.
+
+    Args:
+        config: the LLM run's settings; `config[setting]` is a run folder or the name of a model to train.
+        splits: the run's training, validation and test loaders.
+        root: where models trained on the way are kept for later runs.
+        train: `train(name, settings, only_where)` trains a model and returns its run folder, or, with `only_where`,
+            only says which folder that is.
+
+    Raises:
+        ModelError: the folder is of a run on other windows, or of none.
+    """
+    folder = Path(config[setting])
+    if not folder.is_dir():
+        name, user = config[setting], config.external_config_dict
+        shared = {key: user[key] for key in SHARED_SETTINGS if key in user} | {"checkpoint_dir": str(root)}
+        folder = train(name, shared, True)
+        if _mistake(folder, splits) is not None:
+            logger.info("%s: %s is trained first, in %s", setting, name, make_folder(folder))
+            train(name, shared, False)
+    if mistake := _mistake(folder, splits):
+        raise ModelError(f"the traditional model cannot be used: {mistake}", where=f"{setting}={folder}",
+                         remedy="train it on the same data with the same settings of the protocol")
+    return folder
+
+
+def _mistake(folder: Path, splits) -> str | None:
+    """Why a run cannot be a companion; None if it can."""
+    try:
+        theirs = read_json(folder / "run.json")["data"]
+        same = all(theirs[name] == loader.dataset.fingerprint()
+                   for name, loader in zip(("valid", "test"), splits[1:], strict=True))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "there is no record of a finished run in this folder"
+    return None if same else "its validation and test windows are others, so it may have been trained on ours"
+
+
+def learned_state(model: nn.Module) -> dict[str, Tensor]:
+    """Everything that a RecBole model learned: its weights, and tensors it keeps beside them (the counts of Pop)."""
+    beside = {f"{OTHER}{name}": value for name, value in model.other_parameter().items() if isinstance(value, Tensor)}
+    return {name: value.detach().cpu().contiguous().clone() for name, value in (model.state_dict() | beside).items()}
+
+
+def load_learned(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Puts back what `learned_state` gave.
+
+    Raises:
+        ValueError: the model keeps something else beside its weights, such as the matrix of EASE, which it would
+            have worked out anew from the windows it was opened with.
+        RuntimeError: the weights are those of another model.
+    """
+    for name, value in model.other_parameter().items():
+        if f"{OTHER}{name}" in state:
+            setattr(model, name, state[f"{OTHER}{name}"].to(model.device))
+        elif value is not None and not isinstance(value, nn.Module):
+            raise ValueError(f"{type(model).__name__} keeps `{name}` beside its weights, which is not stored")
+    model.load_state_dict({name: value for name, value in state.items() if not name.startswith(OTHER)})
