@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
@@ -39,6 +40,8 @@ class WindowTexts:
         targets: response tokens of the true items, end-of-text included.
         target_titles, target_categories: text of the true items.
         target_rows: [n] rows of the true titles in the item table.
+        shown_rows: rows of the titles that the split's windows show of the window's user (histories, targets, and
+            what came before), ascending; nothing later than the user's last target in the split.
     """
 
     window_ids: list[int]
@@ -47,6 +50,7 @@ class WindowTexts:
     target_titles: list[str]
     target_categories: list[str]
     target_rows: Tensor
+    shown_rows: list[np.ndarray]
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -102,6 +106,7 @@ class LLMRecommender(SequentialRecommender):
             window_ids=ids, prompts=self.prompts(interaction), targets=self.encoder.responses(titles),
             target_titles=titles, target_categories=[self.catalog.categories[item] for item in items],
             target_rows=self.title_rows[torch.tensor(items, device=self.title_rows.device) - 1],
+            shown_rows=[np.unique(self.catalog.title_rows[shown - 1]) for shown in dataset.shown_items()],
         )
 
     # ---- the language model ----------------------------------------------------------------------

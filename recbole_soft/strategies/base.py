@@ -49,10 +49,14 @@ class StageContext:
 
 @dataclass
 class LossParts:
-    """Loss of a micro-batch: the scalar to differentiate, and its unweighted parts for the log."""
+    """Loss of a micro-batch: the scalar to differentiate, its unweighted parts, and other figures for the log.
+
+    All are this micro-batch's share of the optimiser step's mean, so that the shares add up.
+    """
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Stage:
@@ -64,6 +68,7 @@ class Stage:
         starts_from: name of the stage whose weights are copied at the start; None for fresh ones.
         is_reusable: whether the trained weights are kept for later runs with equal settings.
         depends_on: settings that decide the result, beside those every stage depends on.
+        epochs, learning_rate: in place of the run's; None for the run's.
     """
 
     name = ""
@@ -71,6 +76,8 @@ class Stage:
     starts_from: str | None = None
     is_reusable = False
     depends_on: tuple[str, ...] = ()
+    epochs: int | None = None
+    learning_rate: float | None = None
 
     def begin(self, context: StageContext) -> None:
         """Called once before the first epoch, with the stage's own fresh weights switched on."""
@@ -88,12 +95,14 @@ class Stage:
         """Weight of each kind of response in the loss of this epoch."""
         raise NotImplementedError
 
-    def loss(self, scores: Mapping[str, ResponseScores], batch_tokens: Mapping[str, int]) -> LossParts:
+    def loss(self, scores: Mapping[str, ResponseScores], batch_tokens: Mapping[str, int],
+             rows: Sequence[int]) -> LossParts:
         """Weighted sum of mean token losses; a stage with another loss overrides this.
 
         Args:
             scores: per kind of response, the micro-batch's scores.
             batch_tokens: per kind, response tokens in the whole optimiser batch.
+            rows: the micro-batch's training windows, in the order of the scores.
         """
         parts = {name: mean_token_nll(score.nll, batch_tokens[name]) for name, score in scores.items()}
         return LossParts(mixed_loss(parts, dict(self.weights())), parts)
