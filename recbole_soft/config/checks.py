@@ -107,6 +107,17 @@ def _injection(run: _Context) -> SettingError | None:
     return None
 
 
+def _msl(run: _Context) -> SettingError | None:
+    keys = tuple(key for key in ("msl_temperature", "msl_eta") if run.user.get(key) is not None)
+    if keys and run["lm_loss"] != "msl":
+        return run.mistake(f"{keys[0]} = {run[keys[0]]} has no effect with lm_loss = {run['lm_loss']}",
+                           (*keys, "lm_loss"), "use lm_loss=msl, or remove it")
+    if run["lm_loss"] == "msl" and run["decoding"] != "constrained":
+        return run.mistake("lm_loss = msl never lowers tokens that no title goes on with, and free decoding would "
+                           "answer with them", ("lm_loss", "decoding"), "add decoding=constrained")
+    return None
+
+
 def _llm_preset(run: _Context) -> SettingError | None:
     if run.user.get("llm") is None:
         return None
@@ -128,4 +139,4 @@ def _llm_path(run: _Context) -> SettingError | None:
 
 _CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (_valid_metric, _negatives)
 _LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
-    _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _llm_preset, _llm_path)
+    _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _msl, _llm_preset, _llm_path)

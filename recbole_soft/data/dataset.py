@@ -214,7 +214,8 @@ class SoftDataset(SequentialDataset):
         latest: dict[int, int] = {}
         for user, target in zip(users.tolist(), targets.tolist(), strict=True):
             latest[user] = max(target, latest.get(user, target))
-        shown = {user: np.unique(self.sequence_items[self._user_start[last]: last + 1]) for user, last in latest.items()}
+        shown = {user: np.unique(self.sequence_items[self._user_start[target]: target + 1])
+                 for user, target in latest.items()}
         return [shown[user] for user in users.tolist()]
 
     def fingerprint(self) -> str:

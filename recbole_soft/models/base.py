@@ -21,6 +21,7 @@ from recbole_soft.llm.adapters import FullWeights, LoraSettings, LoraWeights, Tu
 from recbole_soft.llm.backbone import Backbone, weights_fingerprint
 from recbole_soft.llm.beam import BeamSettings
 from recbole_soft.llm.generate import generate
+from recbole_soft.llm.masked_softmax import MaskedSoftmax
 from recbole_soft.llm.score import ResponseScores, score_responses
 from recbole_soft.llm.title_vectors import TitleVectors
 from recbole_soft.llm.trie import TokenTrie
@@ -123,9 +124,10 @@ class LLMRecommender(SequentialRecommender):
                              options["num_beams"] if options["ranking"] == "beams" else 1)
         return beams, TokenTrie.build(titles, eos) if is_constrained else None
 
-    def score(self, prompts: Sequence[Tokens], responses: Mapping[str, Sequence[Tokens]]) -> dict[str, ResponseScores]:
-        """Negative log-likelihood of one or more responses per prompt, with gradients."""
-        return score_responses(self.weights.model, prompts, responses, fast=self.options["fast_path"])
+    def score(self, prompts: Sequence[Tokens], responses: Mapping[str, Sequence[Tokens]],
+              masked: MaskedSoftmax | None = None) -> dict[str, ResponseScores]:
+        """Negative log-likelihood of one or more responses per prompt, with gradients; `masked` for MSL's softmax."""
+        return score_responses(self.weights.model, prompts, responses, fast=self.options["fast_path"], masked=masked)
 
     def answer(self, prompts: Sequence[Tokens], progress: Callable[[int], None] | None = None) -> list[str]:
         """The best beam of every prompt as raw text, quotes and all."""

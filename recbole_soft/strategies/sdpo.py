@@ -53,7 +53,8 @@ class ReferenceScores:
         if any(missing):
             pairs = [(window, title) for window, row in enumerate(missing) for title in row]
             self._found.update(zip(pairs, self._obtain(missing), strict=True))
-        return torch.tensor([[self._found[window, title] for title in row] for window, row in enumerate(titles.tolist())])
+        return torch.tensor([[self._found[window, title] for title in row]
+                             for window, row in enumerate(titles.tolist())])
 
     def _obtain(self, missing: list[list[int]]) -> list[float]:
         """Scores of the missing titles, window by window, from the store or computed now."""
@@ -181,4 +182,4 @@ class SDPO(Strategy):
     )
 
     def stages(self) -> list[Stage]:
-        return [SupervisedStage(), PreferenceStage(self.config)]
+        return [SupervisedStage(self.config["lm_loss"]), PreferenceStage(self.config)]

@@ -158,14 +158,15 @@ class LLMTrainer(Trainer):
         """One optimiser step; returns the batch's losses and figures by name, and the tokens it read."""
         windows = self._windows
         responses = stage.responses(batch)
-        batch_tokens = {kind: sum(map(len, texts)) for kind, texts in responses.items()}
+        batch_tokens = {kind: stage.count_tokens(texts) for kind, texts in responses.items()}
         of_row = {kind: dict(zip(batch, texts, strict=True)) for kind, texts in responses.items()}
         lengths = {row: len(windows.prompts[row]) + sum(len(texts[row]) for texts in of_row.values()) for row in batch}
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
         for rows in micro_batches(batch, lengths, self.config["micro_batch_size"]):
             scores = self.model.score([windows.prompts[row] for row in rows],
-                                      {kind: [texts[row] for row in rows] for kind, texts in of_row.items()})
+                                      {kind: [texts[row] for row in rows] for kind, texts in of_row.items()},
+                                      stage.masked)
             loss = stage.loss(scores, batch_tokens, rows)
             loss.total.backward()
             parts = {f"loss_{name}": value for name, value in {"total": loss.total, **loss.parts}.items()}
@@ -177,6 +178,7 @@ class LLMTrainer(Trainer):
             torch.nn.utils.clip_grad_norm_(self.model.weights.parameters(), **self.clip_grad_norm)
         self.optimizer.step()
         self._warmup.step()
+        stage.end_step()
         return {name: float(value) for name, value in sums.items()}, sum(lengths.values())
 
     def _valid_epoch(self, valid_data, show_progress=False):
