@@ -21,8 +21,9 @@ def soft(toy_path, shared_artifacts, tmp_path_factory):
         "data_path": str(toy_path), "checkpoint_dir": str(tmp_path_factory.mktemp("msl")),
         "artifacts_dir": str(shared_artifacts), "show_progress": False, "state": "WARNING",
         "user_inter_num_interval": "[2,inf)", "item_inter_num_interval": "[2,inf)", "train_sample": 96,
-        "valid_sample": 16, "test_sample": 24, "epochs": 5, "patience": 5, "train_batch_size": 16, "micro_batch_size": 8,
-        "learning_rate": 3e-3, "warmup_steps": 2, "schedule": "linear", "tiny_hidden_size": 32, "tiny_layers": 2,
+        "valid_sample": 16, "test_sample": 24, "epochs": 5, "patience": 5, "train_batch_size": 8,
+        "micro_batch_size": 8, "learning_rate": 5e-3, "warmup_steps": 2, "schedule": "linear",
+        "tiny_hidden_size": 32, "tiny_layers": 2,
         "tiny_heads": 2, "tiny_vocabulary": 400, "tiny_steps": 20, "tiny_batch_size": 8, "max_new_tokens": 8,
         "num_beams": 2, "topk": [1, 5, 10, 20], "mask_history": "none", **MSL})
 

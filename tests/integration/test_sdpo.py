@@ -153,7 +153,7 @@ def test_negatives_are_unknown_titles_and_new_in_every_epoch(trained):
 
 def test_equal_targets_do_not_come_with_equal_negatives(trained):
     """Defect: the published candidate lists are seeded with the target, which a look-up table can read off."""
-    trainer, epochs, _ = trained
+    _, epochs, _ = trained
     titles = epochs[0][0]
     common = Counter(titles[:, 0].tolist()).most_common(1)[0][0]
     rows = titles[titles[:, 0] == common, 1:]
@@ -165,14 +165,16 @@ def test_training_does_not_avoid_what_a_user_meets_later(trained):
     trainer, epochs, _ = trained
     dataset, windows = trainer.train_data_of_test, trainer._windows
     users, targets = dataset.inter_feat["user_id"].tolist(), dataset.inter_feat["item_id"].tolist()
+    row_of = dict(enumerate(trainer.model.catalog.title_rows.tolist(), start=1))
     before = dataset.items_before(dataset.inter_feat["window_id"].numpy())
     later = 0
     for window, user in enumerate(users):
         same_user = [other for other, theirs in enumerate(users) if theirs == user]
         met = set().union(*([targets[other], *before[other].tolist()] for other in same_user))
-        assert windows.shown_rows[window].tolist() == sorted(trainer.model.catalog.title_rows[item - 1] for item in met)
+        shown = windows.shown_rows[window].tolist()
+        assert shown == sorted(row_of[item] for item in met)
         whole = dataset.sequence_items[dataset._user_start[windows.window_ids[window]]:][:16]  # 16 a user
-        unseen = {trainer.model.catalog.title_rows[item - 1] for item in whole} - set(windows.shown_rows[window].tolist())
+        unseen = {row_of[item] for item in whole.tolist()} - set(shown)
         later += sum(len(unseen & set(titles[window, 1:].tolist())) for titles, _ in epochs)
     assert later
 
@@ -184,7 +186,8 @@ def test_titles_with_colons_and_long_histories_are_learned_whole(toy_path, toy_s
     write_atomic(tmp_path / "data" / "colons", "colons", rows,
                  [(f"i{number}", title, "") for number, title in enumerate(titles)])
     settings = toy_settings(data_path=str(tmp_path / "data"), epochs=1, train_sample=8, valid_sample="full",
-                            test_sample="full", topk=[1, 10], cutoff_len=120, sdpo_epochs=1, artifacts_dir=str(tmp_path / "store"))
+                            test_sample="full", topk=[1, 10], cutoff_len=120, sdpo_epochs=1,
+                            artifacts_dir=str(tmp_path / "store"))
     trainer, train, valid = make_trainer(settings, "colons")
     calls, score = [], trainer.model.score
 
