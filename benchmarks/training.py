@@ -12,12 +12,11 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from benchmarks import plain
 from benchmarks.measure import Stage
 from benchmarks.workbench import Windows, Workbench
-from recbole_soft.losses import mean_token_nll, mixed_loss
+from recbole_soft.losses import mean_token_nll, mixed_loss, softmax_dpo_loss
 from recbole_soft.strategies.soft import NEGLIGIBLE
 
 BETA = 1.0
@@ -131,9 +130,7 @@ class SdpoStep(TrainingStep):
         kinds = [windows.targets, *windows.others[:NEGATIVES]]
         scores = self.bench.model.score(windows.prompts, {str(number): kind for number, kind in enumerate(kinds)})
         ratios = -torch.stack([score.nll for score in scores.values()]) - self._reference(kinds)
-        # The softmax over beta r, the true item being class 0: logsumexp instead of exponentials that overflow.
-        return functional.cross_entropy(BETA * ratios.T, torch.zeros(len(windows), dtype=torch.long,
-                                                                     device=ratios.device))
+        return softmax_dpo_loss(ratios.T, BETA).mean()
 
     def plain_loss(self, windows: Windows) -> Tensor:
         kinds = [windows.targets, *windows.others[:NEGATIVES]]

@@ -37,3 +37,25 @@ def mixed_loss(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     if missing:
         raise ValueError(f"no loss was computed for {missing[0]}, whose weight is {weights[missing[0]]}")
     return torch.stack([parts[name] * weights[name] for name in parts]).sum()
+
+
+def softmax_dpo_loss(log_ratios: Tensor, beta: float) -> Tensor:
+    """S-DPO's loss of every window (Chen et al. 2024, "On Softmax Direct Preference Optimization").
+
+    L = - log sigmoid( - log sum over n of exp( beta (r(y_n) - r(y)) ) ),   r(y) = log p(y|x) - log p_ref(y|x)
+
+    which is log(1 + sum over n of exp(beta (r(y_n) - r(y)))), that is, the cross-entropy of picking y among y and
+    the negatives y_n by beta * r. In this form no exponential overflows: the formula as it is written gives a
+    gradient that is not a number once every y_n is about 100 nats better or worse than y. With one negative it
+    is DPO's - log sigmoid( beta (r(y) - r(y_1)) ).
+
+    Args:
+        log_ratios: [b, 1 + N] r of the chosen response (column 0) and of N >= 1 rejected ones, each summed over the
+            tokens of the response.
+        beta: above 0.
+
+    Returns:
+        [b] losses, 0 or more.
+    """
+    chosen = torch.zeros(len(log_ratios), dtype=torch.long, device=log_ratios.device)
+    return torch.nn.functional.cross_entropy(beta * log_ratios, chosen, reduction="none")

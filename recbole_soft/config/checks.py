@@ -116,6 +116,17 @@ def _retriever(run: _Context) -> SettingError | None:
                        f"{nearest(name, known)}; or give a run folder, for instance saved/SASRec-ml-100k-1a2b3c4d")
 
 
+def _msl(run: _Context) -> SettingError | None:
+    keys = tuple(key for key in ("msl_temperature", "msl_eta") if run.user.get(key) is not None)
+    if keys and run["lm_loss"] != "msl":
+        return run.mistake(f"{keys[0]} = {run[keys[0]]} has no effect with lm_loss = {run['lm_loss']}",
+                           (*keys, "lm_loss"), "use lm_loss=msl, or remove it")
+    if run["lm_loss"] == "msl" and run["decoding"] != "constrained":
+        return run.mistake("lm_loss = msl never lowers tokens that no title goes on with, and free decoding would "
+                           "answer with them", ("lm_loss", "decoding"), "add decoding=constrained")
+    return None
+
+
 def _llm_preset(run: _Context) -> SettingError | None:
     if run.user.get("llm") is None:
         return None
@@ -151,5 +162,5 @@ def _without_effect(run: _Context) -> SettingError | None:
 
 _CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (_valid_metric, _negatives)
 _LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
-    _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever, _llm_preset, _llm_path,
+    _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever, _msl, _llm_preset, _llm_path,
     _without_effect)

@@ -89,6 +89,10 @@ TRAINING = _section(
     Setting("micro_batch_size", "int", 16, "windows per forward; gradients add up to train_batch_size", low=1),
     Setting("warmup_steps", "int", 20, "linear warm-up steps, constant afterwards", low=0),
     Setting("patience", "int", 2, "epochs in a row without a better validation score that end a stage", low=1),
+    Setting("lm_loss", "str", "full", "softmax of SFT and SOFT: over all tokens, or those that continue a title (MSL)",
+            choices=("full", "msl")),
+    Setting("msl_temperature", "float", None, "temperature of MSL's softmax (default: adapted in training)", above=0),
+    Setting("msl_eta", "float", 0.25, "share of the softmax that MSL's adaptive temperature aims at", above=0, high=1),
     Setting("fast_path", "bool", True, "shared-prompt training and beam search (False: the plain formulation)"),
     Setting("sft_adapter", "path", None, "existing SFT adapter: skips the SFT stage"),
 )

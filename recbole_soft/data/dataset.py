@@ -207,6 +207,19 @@ class SoftDataset(SequentialDataset):
         starts = self._user_start[window_ids]
         return [self.sequence_items[a:b] for a, b in zip(starts, window_ids, strict=True)]
 
+    def shown_items(self) -> list[np.ndarray]:
+        """Per window, the distinct items its user met up to the user's latest target in this split, ascending.
+
+        What the user did later is the business of other splits: training must not even avoid it.
+        """
+        users, targets = self.inter_feat[self.uid_field].numpy(), self.inter_feat[WINDOW_FIELD].numpy()
+        latest: dict[int, int] = {}
+        for user, target in zip(users.tolist(), targets.tolist(), strict=True):
+            latest[user] = max(target, latest.get(user, target))
+        shown = {user: np.unique(self.sequence_items[self._user_start[target]: target + 1])
+                 for user, target in latest.items()}
+        return [shown[user] for user in users.tolist()]
+
     def fingerprint(self) -> str:
         """Hash of the windows of this split in terms of tokens, so that it does not depend on id mapping."""
         tokens = np.asarray(self.field2id_token[self.iid_field])

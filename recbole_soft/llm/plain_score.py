@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_soft.errors import ModelError
+from recbole_soft.llm.masked_softmax import MaskedSoftmax
 
 Tokens = Sequence[int]
 
@@ -35,6 +36,7 @@ def plain_nll(
     prompts: Sequence[Tokens],
     responses: Sequence[Tokens],
     prompt_embeddings: Sequence[Tensor] | None = None,
+    masked: MaskedSoftmax | None = None,
 ) -> Tensor:
     """Negative log-likelihood `[B]` of each response after its prompt, one full sequence per response.
 
@@ -66,10 +68,21 @@ def plain_nll(
         inputs = {"inputs_embeds": _padded_embeddings(model, ids, prompt_embeddings)}
     logits = model(**inputs, attention_mask=real, use_cache=False).logits[:, :-1]
     labels = labels[:, 1:].to(logits.device)
+    if masked is not None:
+        return _masked_nll(at_least_float32(logits), labels, responses, masked)
     losses = functional.cross_entropy(
         at_least_float32(logits).flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
     )
     return losses.view(labels.shape).sum(dim=1)
+
+
+def _masked_nll(logits: Tensor, labels: Tensor, responses: Sequence[Tokens], masked: MaskedSoftmax) -> Tensor:
+    """`[B]` from logits `[B, L, V]` and labels `[B, L]`, over the tokens that `masked` allows."""
+    is_token = labels != -100
+    tokens = labels[is_token].cpu()
+    nll = masked.nll(logits[is_token], torch.arange(len(tokens)), tokens, masked.states(responses))
+    window = is_token.nonzero()[:, 0]
+    return torch.zeros(len(labels), dtype=nll.dtype, device=nll.device).index_add(0, window, nll)
 
 
 def _padded_embeddings(model: nn.Module, ids: Tensor, prompt_embeddings: Sequence[Tensor]) -> Tensor:

@@ -27,6 +27,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from recbole_soft.llm.masked_softmax import MaskedSoftmax
 from recbole_soft.llm.packed_forward import SHORTEST_SHARED_PREFIX, PackedRun
 from recbole_soft.llm.packing import PackedRows, ResponseTree, Tokens, Window, group_by_length, pack_rows
 from recbole_soft.llm.plain_score import (
@@ -67,6 +68,7 @@ def score_responses(
     *,
     fast: bool = True,
     prompt_embeddings: Sequence[Tensor] | None = None,
+    masked: MaskedSoftmax | None = None,
 ) -> dict[str, ResponseScores]:
     """Scores every response of every prompt.
 
@@ -81,6 +83,7 @@ def score_responses(
         prompt_embeddings: B tensors `[len(prompt), d]` that replace the input embeddings of the prompts'
             tokens (for placeholders of items). Where prompts begin with equal tokens and equal embeddings,
             these are taken to stem from the same parameters and the gradient goes through the first prompt's.
+        masked: scores over the tokens that it allows instead of over the vocabulary; see `MaskedSoftmax.nll`.
 
     Returns:
         The scores under each name.
@@ -95,11 +98,11 @@ def score_responses(
     longest = max(map(len, prompts)) + max((int(of_name.max()) for of_name in lengths.values()), default=0)
     reason = supports_packing(model, longest) if fast else None
     if fast and reason is None:
-        nll = _packed_nll(model, prompts, list(responses.values()), prompt_embeddings)
+        nll = _packed_nll(model, prompts, list(responses.values()), prompt_embeddings, masked)
     else:
         if reason is not None:
             _log_once(f"responses are scored without sharing the prompt: {reason}")
-        nll = [plain_nll(model, prompts, of_name, prompt_embeddings) for of_name in responses.values()]
+        nll = [plain_nll(model, prompts, of_name, prompt_embeddings, masked) for of_name in responses.values()]
     return {
         name: ResponseScores(values, lengths[name].to(values.device))
         for name, values in zip(responses, nll, strict=True)
@@ -181,6 +184,7 @@ def _packed_nll(
     prompts: Sequence[Tokens],
     responses: Sequence[Sequence[Tokens]],
     prompt_embeddings: Sequence[Tensor] | None,
+    masked: MaskedSoftmax | None = None,
 ) -> list[Tensor]:
     """One `[B]` tensor of negative log-likelihoods per entry of `responses`."""
     causal = causal_language_model(model)
@@ -196,17 +200,23 @@ def _packed_nll(
         overhead = _GROUP_OVERHEAD.get(device.type, _GROUP_OVERHEAD_ELSEWHERE)
         for group in group_by_length(windows, run.prefix_length, overhead):
             rows = pack_rows(group, len(prompts), run.prefix_length)
-            edge_nll = _edge_nll(causal, run.node_states(rows), rows)
+            edge_nll = _edge_nll(causal, run.node_states(rows), rows, masked)
             paths = rows.path_responses.to(edge_nll.device)
             nll = nll.to(edge_nll).index_add(0, paths, edge_nll[rows.path_edges.to(edge_nll.device)])
     return list(nll.view(len(responses), len(prompts)).unbind())
 
 
-def _edge_nll(causal: nn.Module, node_states: Tensor, rows: PackedRows) -> Tensor:
+def _edge_nll(causal: nn.Module, node_states: Tensor, rows: PackedRows, masked: MaskedSoftmax | None) -> Tensor:
     """Negative log-likelihood `[E]` of every edge from the final hidden states `[R, nodes, d]`."""
     predictors = node_states.flatten(0, 1)[rows.predictors.to(node_states.device)]
-    logits = _adjusted_logits(causal, causal.get_output_embeddings()(predictors))
-    log_probabilities = at_least_float32(logits).log_softmax(dim=-1)
+    logits = at_least_float32(_adjusted_logits(causal, causal.get_output_embeddings()(predictors)))
+    if masked is not None:
+        trees = [window.tree for window in rows.windows]
+        states = masked.states([[tree.edges[edge][1] for edge in path] for tree in trees for path in tree.paths])
+        edge_states = torch.empty_like(rows.edge_tokens).index_copy_(0, rows.path_edges, states)
+        uses = rows.path_edges.bincount(minlength=len(edge_states))
+        return masked.nll(logits, rows.edge_predictors, rows.edge_tokens, edge_states, uses)
+    log_probabilities = logits.log_softmax(dim=-1)
     return -log_probabilities[rows.edge_predictors.to(logits.device), rows.edge_tokens.to(logits.device)]
 
 

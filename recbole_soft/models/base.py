@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
@@ -25,6 +26,7 @@ from recbole_soft.llm.adapters import FullWeights, LoraSettings, LoraWeights, Tu
 from recbole_soft.llm.backbone import Backbone, weights_fingerprint
 from recbole_soft.llm.beam import BeamSettings
 from recbole_soft.llm.generate import generate
+from recbole_soft.llm.masked_softmax import MaskedSoftmax
 from recbole_soft.llm.score import ResponseScores, score_responses
 from recbole_soft.llm.title_vectors import TitleVectors
 from recbole_soft.llm.trie import TokenTrie
@@ -46,6 +48,8 @@ class WindowTexts:
         target_titles, target_categories: text of the true items.
         target_rows: [n] rows of the true titles in the item table.
         queries: user, time and history.
+        shown_rows: rows of the titles that the split's windows show of the window's user (histories, targets, and
+            what came before), ascending; nothing later than the user's last target in the split.
     """
 
     window_ids: list[int]
@@ -54,6 +58,7 @@ class WindowTexts:
     target_titles: list[str]
     target_categories: list[str]
     target_rows: Tensor
+    shown_rows: list[np.ndarray]
     queries: tuple[Query, ...] = ()
 
     def __len__(self) -> int:
@@ -132,6 +137,7 @@ class LLMRecommender(SequentialRecommender):
             target_titles=titles, target_categories=[self.catalog.categories[item] for item in items],
             target_rows=self.title_rows[torch.tensor(items, device=self.title_rows.device) - 1],
             queries=tuple(self.queries(interaction)),
+            shown_rows=[np.unique(self.catalog.title_rows[shown - 1]) for shown in dataset.shown_items()],
         )
 
     # ---- the language model ----------------------------------------------------------------------
@@ -148,9 +154,10 @@ class LLMRecommender(SequentialRecommender):
                              options["num_beams"] if options["ranking"] == "beams" else 1)
         return beams, TokenTrie.build(titles, eos) if is_constrained else None
 
-    def score(self, prompts: Sequence[Tokens], responses: Mapping[str, Sequence[Tokens]]) -> dict[str, ResponseScores]:
-        """Negative log-likelihood of one or more responses per prompt, with gradients."""
-        return score_responses(self.weights.model, prompts, responses, fast=self.options["fast_path"])
+    def score(self, prompts: Sequence[Tokens], responses: Mapping[str, Sequence[Tokens]],
+              masked: MaskedSoftmax | None = None) -> dict[str, ResponseScores]:
+        """Negative log-likelihood of one or more responses per prompt, with gradients; `masked` for MSL's softmax."""
+        return score_responses(self.weights.model, prompts, responses, fast=self.options["fast_path"], masked=masked)
 
     def answer(self, prompts: Sequence[Tokens], progress: Callable[[int], None] | None = None) -> list[str]:
         """The best beam of every prompt as raw text, quotes and all."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recbole_soft.artifacts import ArtifactStore
 from recbole_soft.config.schema import Setting
+from recbole_soft.llm.masked_softmax import MaskedSoftmax
 from recbole_soft.llm.score import ResponseScores
 from recbole_soft.losses import mean_token_nll, mixed_loss
 from recbole_soft.models.base import LLMRecommender, WindowTexts
@@ -49,10 +50,14 @@ class StageContext:
 
 @dataclass
 class LossParts:
-    """Loss of a micro-batch: the scalar to differentiate, and its unweighted parts for the log."""
+    """Loss of a micro-batch: the scalar to differentiate, its unweighted parts, and other figures for the log.
+
+    All are this micro-batch's share of the optimiser step's mean, so that the shares add up.
+    """
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Stage:
@@ -66,6 +71,8 @@ class Stage:
             which without `starts_from` are the base model's.
         is_reusable: whether the trained weights are kept for later runs with equal settings.
         depends_on: settings that decide the result, beside those every stage depends on.
+        epochs, learning_rate: in place of the run's; None for the run's.
+        masked: set in `begin`, has responses scored over the tokens that it allows (MSL); None for all tokens.
     """
 
     name = ""
@@ -74,6 +81,9 @@ class Stage:
     trains = True
     is_reusable = False
     depends_on: tuple[str, ...] = ()
+    epochs: int | None = None
+    learning_rate: float | None = None
+    masked: MaskedSoftmax | None = None
 
     def begin(self, context: StageContext) -> None:
         """Called once before the first epoch, with the stage's own fresh weights switched on."""
@@ -81,22 +91,33 @@ class Stage:
 
     def begin_epoch(self, epoch: int, epochs: int) -> dict[str, float]:
         """Called before every epoch; returns what to log (for instance tau)."""
-        return {}
+        return {} if self.masked is None else {"temperature": self.masked.temperature}
+
+    def end_step(self) -> None:
+        """Called after every optimiser step."""
+        if self.masked is not None:
+            self.masked.end_step()
 
     def responses(self, rows: Sequence[int]) -> Responses:
         """Responses to score for training windows `rows`, by name; leave out what has no weight."""
         raise NotImplementedError
 
+    def count_tokens(self, texts: Sequence[Sequence[int]]) -> int:
+        """By how many tokens the mean loss of these responses divides."""
+        return sum(map(len, texts)) if self.masked is None else self.masked.count(texts)[0]
+
     def weights(self) -> Mapping[str, float]:
         """Weight of each kind of response in the loss of this epoch."""
         raise NotImplementedError
 
-    def loss(self, scores: Mapping[str, ResponseScores], batch_tokens: Mapping[str, int]) -> LossParts:
+    def loss(self, scores: Mapping[str, ResponseScores], batch_tokens: Mapping[str, int],
+             rows: Sequence[int]) -> LossParts:
         """Weighted sum of mean token losses; a stage with another loss overrides this.
 
         Args:
             scores: per kind of response, the micro-batch's scores.
-            batch_tokens: per kind, response tokens in the whole optimiser batch.
+            batch_tokens: per kind, response tokens in the whole optimiser batch (under MSL, those that are a choice).
+            rows: the micro-batch's training windows, in the order of the scores.
         """
         parts = {name: mean_token_nll(score.nll, batch_tokens[name]) for name, score in scores.items()}
         return LossParts(mixed_loss(parts, dict(self.weights())), parts)

@@ -11,6 +11,7 @@ d_0 the same before the first step, so that tau = 1 in the first epoch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from recbole_soft.data.windows import sample_rows
 from recbole_soft.distill import DistilledWindow, read_distilled, summarise, write_distilled
 from recbole_soft.grounding import distance_chunks
 from recbole_soft.strategies.base import Responses, Stage, StageContext, Strategy
-from recbole_soft.strategies.sft import SupervisedStage
+from recbole_soft.strategies.sft import LOSS_SETTINGS, SupervisedStage, labelled, masked_softmax
 
+logger = logging.getLogger("recbole_soft")
 # A weight below float32's resolution cannot change a float32 loss: its term is not computed.
 NEGLIGIBLE = torch.finfo(torch.float32).eps
 DISTILLED_FILE = "self_distilled.jsonl"
@@ -35,6 +37,8 @@ class SelfOptimisedStage(Stage):
 
     name = "soft"
     label = "SOFT"
+
+    depends_on = LOSS_SETTINGS
 
     def __init__(self, schedule: Schedule, sd_target: str, distance_sample: int, starts_from: str | None, label: str):
         self.schedule, self.sd_target, self.distance_sample = schedule, sd_target, distance_sample
@@ -50,6 +54,12 @@ class SelfOptimisedStage(Stage):
                  else window.answer for window in windows]
         eos = context.model.backbone.tokenizer.eos_id
         self._distilled = [tokens + [eos] for tokens in context.model.backbone.tokenizer.encode(texts)]
+        self.masked = masked_softmax(context)
+        if self.masked is not None:
+            choices, outside = self.masked.count(self._distilled)
+            context.note("msl", {"self_distilled_choices": choices, "of_them_over_whole_vocabulary": outside})
+            logger.info("MSL: %d of %d choices in the self-distilled answers lie outside of the catalogue and are "
+                        "scored over the whole vocabulary", outside, choices)
         self._watched = sample_rows(len(context.windows), self.distance_sample, context.config["sample_seed"]).tolist()
 
     def begin_epoch(self, epoch: int, epochs: int) -> dict[str, float]:
@@ -57,7 +67,8 @@ class SelfOptimisedStage(Stage):
         if self._first_distance is None:
             self._first_distance = distance
         self.tau = self.schedule.weight(EpochSignal(epoch, epochs, distance, self._first_distance))
-        return {"tau": self.tau} | ({} if distance is None else {"distance": distance})
+        figures = {"tau": self.tau} | ({} if distance is None else {"distance": distance})
+        return figures | super().begin_epoch(epoch, epochs)
 
     def responses(self, rows: Sequence[int]) -> Responses:
         kinds = {"sft": self.context.windows.targets, "sdft": self._distilled}
@@ -134,11 +145,12 @@ class SOFT(Strategy):
     )
 
     def stages(self) -> list[Stage]:
-        return [SupervisedStage(), self.second_stage()]
+        return [SupervisedStage(self.config["lm_loss"]), self.second_stage()]
 
     def second_stage(self) -> SelfOptimisedStage:
         config = self.config
         own = {setting.name: config[setting.name] for cls in SCHEDULES.values() for setting in cls.settings}
         schedule = make_schedule(config["schedule"], own)
         start = None if config["start_from"] == "base" else "sft"
-        return SelfOptimisedStage(schedule, config["sd_target"], config["distance_sample"], start, self.name)
+        return SelfOptimisedStage(schedule, config["sd_target"], config["distance_sample"], start,
+                                  labelled(self.name, config["lm_loss"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from recbole_soft.config.schema import Setting
 from recbole_soft.curriculum import Constant
 from recbole_soft.strategies.base import Stage, Strategy
-from recbole_soft.strategies.sft import SupervisedStage
+from recbole_soft.strategies.sft import SupervisedStage, labelled
 from recbole_soft.strategies.soft import SelfOptimisedStage
 
 
@@ -21,5 +21,6 @@ class SOFTWithoutScheduler(Strategy):
 
     def stages(self) -> list[Stage]:
         start = None if self.config["start_from"] == "base" else "sft"
-        second = SelfOptimisedStage(Constant(1.0), self.config["sd_target"], 1, start, "SOFT w/o SA")
-        return [SupervisedStage(), second]
+        label = labelled("SOFT w/o SA", self.config["lm_loss"])
+        second = SelfOptimisedStage(Constant(1.0), self.config["sd_target"], 1, start, label)
+        return [SupervisedStage(self.config["lm_loss"]), second]

@@ -26,6 +26,7 @@ from recbole_soft.trainer.batches import epoch_batches, micro_batches
 from recbole_soft.trainer.stage_weights import StageWeights
 
 logger = logging.getLogger("recbole_soft")
+SHOWN_FIGURES = ("tau", "distance", "temperature", "chosen_logp", "rejected_logp", "preference_accuracy")
 
 
 class LLMTrainer(Trainer):
@@ -88,8 +89,11 @@ class LLMTrainer(Trainer):
         self.start_epoch = self.cur_step = 0
         self.best_valid_score, self.best_valid_result = -np.inf, None
         self._best_state = None
-        epochs = self.epochs if stage.trains else 0
-        logger.info("stage '%s': %d windows, up to %d epochs", stage.name, len(self._windows), epochs)
+        self.epochs = self.config["epochs"] if stage.epochs is None else stage.epochs
+        self.learning_rate = self.config["learning_rate"] if stage.learning_rate is None else stage.learning_rate
+        self.eval_step = min(self.config["eval_step"], self.epochs)
+        logger.info("stage '%s': %d windows, up to %d epochs", stage.name, len(self._windows),
+                    self.epochs if stage.trains else 0)
         self.model.weights.create(stage.name, self.config["seed"], copy_of=stage.starts_from)
         self.model.forget_answers()
         stage.begin(self._context(stage))
@@ -150,34 +154,37 @@ class LLMTrainer(Trainer):
                     sums[name] = sums.get(name, 0.0) + value * len(batch)
         self.model.forget_answers()
         seconds = time.perf_counter() - started
-        row |= {f"loss_{name}": value / len(windows) for name, value in sums.items()}
+        row |= {name: value / len(windows) for name, value in sums.items()}
         row |= {"train_seconds": seconds, "tokens_per_second": tokens / seconds}
         self.curves.append(row)
         self._log_scalars(row)
         return row["loss_total"]
 
     def _step(self, stage: Stage, batch: list[int], advance: Callable[[int], None]) -> tuple[dict[str, float], int]:
-        """One optimiser step; returns the batch's losses by part and the tokens it read."""
+        """One optimiser step; returns the batch's losses and figures by name, and the tokens it read."""
         windows = self._windows
         responses = stage.responses(batch)
-        batch_tokens = {kind: sum(map(len, texts)) for kind, texts in responses.items()}
+        batch_tokens = {kind: stage.count_tokens(texts) for kind, texts in responses.items()}
         of_row = {kind: dict(zip(batch, texts, strict=True)) for kind, texts in responses.items()}
         lengths = {row: len(windows.prompts[row]) + sum(len(texts[row]) for texts in of_row.values()) for row in batch}
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
         for rows in micro_batches(batch, lengths, self.config["micro_batch_size"]):
             scores = self.model.score([windows.prompts[row] for row in rows],
-                                      {kind: [texts[row] for row in rows] for kind, texts in of_row.items()})
-            loss = stage.loss(scores, batch_tokens)
+                                      {kind: [texts[row] for row in rows] for kind, texts in of_row.items()},
+                                      stage.masked)
+            loss = stage.loss(scores, batch_tokens, rows)
             loss.total.backward()
-            for name, value in {"total": loss.total, **loss.parts}.items():
+            parts = {f"loss_{name}": value for name, value in {"total": loss.total, **loss.parts}.items()}
+            for name, value in {**parts, **loss.figures}.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
             advance(len(rows))
-        self._check_nan(sums["total"])
+        self._check_nan(sums["loss_total"])
         if self.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.model.weights.parameters(), **self.clip_grad_norm)
         self.optimizer.step()
         self._warmup.step()
+        stage.end_step()
         return {name: float(value) for name, value in sums.items()}, sum(lengths.values())
 
     def _valid_epoch(self, valid_data, show_progress=False):
@@ -232,7 +239,7 @@ class LLMTrainer(Trainer):
 
 def _epoch_line(row: dict[str, Any], valid_metric: str) -> str:
     losses = ", ".join(f"{name[5:]} {value:.4f}" for name, value in row.items() if name.startswith("loss_"))
-    extra = "".join(f", {name} {row[name]:.4f}" for name in ("tau", "distance") if name in row)
+    extra = "".join(f", {name} {row[name]:.4f}" for name in SHOWN_FIGURES if name in row)
     valid = row.get(f"valid_{valid_metric}", float("nan"))
     return (f"{row['stage']} epoch {row['epoch'] + 1}: loss {losses}{extra}; valid {valid_metric} {valid:.4f}; "
             f"{row['tokens_per_second']:,.0f} tokens/s, {row['train_seconds']:.1f} s + {row['valid_seconds']:.1f} s")

@@ -179,7 +179,7 @@ def test_example_stage_weighs_every_title_alike():
     assert stage.responses([0, 1, 2])["sft"] == list(Context.windows.targets)
     tokens = torch.tensor([2, 4, 2])
     nll = torch.tensor([2.0, 12.0, 4.0])
-    halves = [stage.loss({"sft": ResponseScores(nll[part], tokens[part])}, {"sft": 8}).total
+    halves = [stage.loss({"sft": ResponseScores(nll[part], tokens[part])}, {"sft": 8}, []).total
               for part in (slice(0, 2), slice(2, 3))]
     assert sum(halves).item() == pytest.approx((1 + 3 + 2) / 3)
 

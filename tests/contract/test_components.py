@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from recbole_soft.config.schema import SETTINGS
 from recbole_soft.curriculum import SCHEDULES as SCHEDULE_CLASSES
 from recbole_soft.registry import MODELS, SCHEDULES, STRATEGIES, llm_names
 from recbole_soft.run import run_recbole_soft
@@ -37,7 +38,7 @@ def test_every_model_runs_with_every_strategy_and_leaves_a_whole_record(name, to
 @pytest.mark.parametrize("name", STRATEGIES.names())
 def test_stages_have_distinct_names_and_start_from_earlier_ones(name):
     strategy = STRATEGIES[name].load()
-    config = {setting.name: setting.default for setting in STRATEGIES[name].settings}
+    config = {setting.name: setting.default for setting in (*SETTINGS, *STRATEGIES[name].settings)}
     config |= {s.name: s.default for schedule in SCHEDULE_CLASSES.values() for s in schedule.settings}
     seen: list[str] = []
     for stage in strategy(config).stages():
