@@ -57,7 +57,8 @@ def uniform_negatives(excluded: Tensor, n_items: int) -> Tensor:
     repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
     ordered = ordered.masked_fill(repeated | (ordered == 0), n_items).sort(1).values
     left = n_items - 1 - (ordered < n_items).sum(1)
-    drawn = 1 + (torch.rand(len(left), device=left.device) * left.clamp_min(1)).long().clamp_max((left - 1).clamp_min(0))
+    places = (torch.rand(len(left), device=left.device) * left).long()
+    drawn = 1 + torch.minimum(places, (left - 1).clamp_min(0))  # the product may round up to `left`
     for column in ordered.unbind(1):
         drawn = drawn + (drawn >= column)
     return drawn.clamp_max(n_items - 1)

@@ -115,9 +115,9 @@ def test_a_name_with_an_underscore_is_a_model_and_no_strategy(name, base):
 def test_settings_and_defaults_are_those_of_the_recbole_model(toy_settings):
     config = SoftConfig("DROS_GRU4Rec", "toy", config_dict=toy_settings(num_layers=3))
     assert (config["num_layers"], config["dropout_prob"], config["hidden_size"]) == (3, 0.3, 64)
-    with pytest.raises(SettingError, match="num_layers(.|\n)*not of DROS"):
+    with pytest.raises(SettingError, match=r"num_layers(.|\n)*not of DROS"):
         SoftConfig("DROS", "toy", config_dict=toy_settings(num_layers=3))
-    with pytest.raises(SettingError, match="dros_base_loss(.|\n)*BCE, BPR, CE"):
+    with pytest.raises(SettingError, match=r"dros_base_loss(.|\n)*BCE, BPR, CE"):
         SoftConfig("DROS", "toy", config_dict=toy_settings(dros_base_loss="MSE"))
 
 
@@ -169,7 +169,7 @@ def test_loss_is_base_plus_alpha_dro(toy_settings):
 
 
 def test_a_loss_type_of_recbole_is_refused(toy_settings):
-    with pytest.raises(SettingError, match="loss_type = BPR(.|\n)*dros_base_loss"):
+    with pytest.raises(SettingError, match=r"loss_type = BPR(.|\n)*dros_base_loss"):
         build("DROS", toy_settings, loss_type="BPR")
 
 
