@@ -56,7 +56,8 @@ class TaughtEmbedding(nn.Embedding):
 class Taught(DistributionallyRobust):
     """L = base loss + alpha DRO + lambda L_rd, with the teacher's vectors in the input embeddings.
 
-    Deviation: L_rd is a mean over the windows of a batch that have a list; the published code needs all of them.
+    Deviation: windows without a list are masked out of L_rd, a mean over the whole batch; the published code needs a
+    list for every window. A window with a list counts as much as published, whatever share of the windows has one.
     Deviation: confidences are a softmax of distances in units of their spread; raw ones underflow.
     Deviation: the student's own first items are found without dropout.
     Deviation: the teacher's vectors are scaled to a mean length of 1.
@@ -104,7 +105,7 @@ class Taught(DistributionallyRobust):
         has_list = rows >= 0
         if self.list_weight and has_list.any():
             listed = self._list_losses(interaction[has_list], scores[has_list], negatives[has_list], rows[has_list])
-            loss = loss + self.list_weight * listed.mean()
+            loss = loss + self.list_weight * listed.sum() / len(scores)
         return loss
 
     def _list_losses(self, interaction, scores: Tensor, negatives: Tensor, rows: Tensor) -> Tensor:
