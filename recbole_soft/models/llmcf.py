@@ -124,11 +124,18 @@ class LLMCF(SASRecScorer):
                             **{f"pool_{name}": getattr(pool, name) for name in ("users", "histories", "lengths",
                                                                                "items", "times")}}.items():
             self.register_buffer(name, table, persistent=False)
+        self.register_buffer("pool_windows", pool.windows)
         self.register_buffer("pool_texts", self._history_texts(pool.histories, pool.lengths), persistent=False)
         self.user_embedding = nn.Embedding(dataset.user_num, self.hidden_size)
         self.user_embedding.apply(self._init_weights)
         self.reader = InContextReader(self.hidden_size, item_texts.shape[1], config["icl_num"], config["ict_layers"],
                                       config["ict_heads"], config["ict_dropout"])
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """Raises RuntimeError if the weights were trained with other examples, as happens with another train_sample."""
+        if not torch.equal(state_dict["pool_windows"].cpu(), self.pool_windows.cpu()):
+            raise RuntimeError("the weights were trained with other examples than this data gives")
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def _history_texts(self, histories: Tensor, lengths: Tensor) -> Tensor:
         """[b, d_text] mean vectors of histories."""

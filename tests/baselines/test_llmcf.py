@@ -83,6 +83,8 @@ def test_the_query_reads_examples_but_no_missing_ones():
     exists[:, 1] = False
     hidden = [reader(each, thoughts, labels, exists, query)[0] for each in (decisions, changed)]
     assert torch.allclose(*hidden, atol=1e-6) and not torch.allclose(hidden[0], plain)
+    with torch.no_grad():  # torch has another implementation for this
+        assert torch.allclose(hidden[0], reader(decisions, thoughts, labels, exists, query)[0], atol=1e-5)
     none = reader(decisions, thoughts, labels, torch.zeros_like(exists), query)[0]
     assert none.isfinite().all()
 
@@ -119,6 +121,15 @@ def test_examples_are_earlier_than_the_window_and_never_itself(toy_settings):
     assert (model.pool_times[rows][exists] < frame["timestamp"][:, None].expand_as(rows)[exists]).all()
     first = frame["timestamp"].argmin()
     assert not exists[first].any() and exists.sum() > len(frame)
+
+
+def test_weights_of_other_examples_are_refused(toy_settings):
+    """Scores depend on the examples: another sample of training windows would change them without a word."""
+    model, _, _ = build("LLMCF", toy_settings, **TINY, train_sample=60)
+    other, _, _ = build("LLMCF", toy_settings, **TINY, train_sample=64)
+    model.load_state_dict(model.state_dict())
+    with pytest.raises(RuntimeError, match="other examples"):
+        other.load_state_dict(model.state_dict())
 
 
 def test_with_weight_zero_it_is_sasrec(toy_settings):
