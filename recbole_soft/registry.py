@@ -173,7 +173,9 @@ def split_name(name: str) -> tuple[Component, Component]:
         raise SettingError(f"no model is called '{name}'", "--model", nearest(name, _all_model_names()))
     model, strategy = prefixes[0], name[len(prefixes[0]) + 1:]
     if MODELS[model].family == TRADITIONAL_FAMILY:
-        raise SettingError(f"{model} takes no strategy", f"--model={name}", f"use --model={model}")
+        relatives = [other for other in traditional_names() if other.startswith(f"{model}_")]
+        raise SettingError(f"{model} takes no strategy", f"--model={name}",
+                           "use " + " or ".join(f"--model={known}" for known in (model, *relatives)))
     if not strategy:
         raise SettingError(f"{model} needs a strategy", f"--model={name}",
                            "use " + " or ".join(f"--model={model}_{known}" for known in STRATEGIES))

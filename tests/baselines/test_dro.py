@@ -112,6 +112,11 @@ def test_a_name_with_an_underscore_is_a_model_and_no_strategy(name, base):
     assert {"dros_alpha", "dros_beta", "dros_base_loss", "dros_power"} == {s.name for s in MODELS[name].settings}
 
 
+def test_a_wrong_name_is_answered_with_the_family():
+    with pytest.raises(SettingError, match=r"DROS takes no strategy(.|\n)*--model=DROS or (.|\n)*--model=DROS_GRU4Rec"):
+        model_family("DROS_GRU")
+
+
 def test_settings_and_defaults_are_those_of_the_recbole_model(toy_settings):
     config = SoftConfig("DROS_GRU4Rec", "toy", config_dict=toy_settings(num_layers=3))
     assert (config["num_layers"], config["dropout_prob"], config["hidden_size"]) == (3, 0.3, 64)
