@@ -7,6 +7,7 @@ the loss of DROS. The best epoch is chosen on validation windows (the published 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from recbole_soft.artifacts import file_hash
 from recbole_soft.config.schema import Setting
 from recbole_soft.data.dataset import WINDOW_FIELD
 from recbole_soft.models.dros import DistributionallyRobust
@@ -21,7 +23,9 @@ from recbole_soft.models.item_scorers import CaserScorer, GRU4RecScorer, SASRecS
 from recbole_soft.rank_losses.base import uniform_negatives
 from recbole_soft.rank_losses.distillation import Importance, importance_weights, ranking_losses
 from recbole_soft.rank_losses.dro import robust_losses
-from recbole_soft.teacher import read_teacher, rows_of_windows
+from recbole_soft.teacher import TENSORS, read_teacher, rows_of_windows
+
+logger = logging.getLogger("recbole_soft")
 
 
 class TaughtEmbedding(nn.Embedding):
@@ -61,6 +65,9 @@ class Taught(DistributionallyRobust):
     Deviation: confidences are a softmax of distances in units of their spread; raw ones underflow.
     Deviation: the student's own first items are found without dropout.
     Deviation: the teacher's vectors are scaled to a mean length of 1.
+
+    Attributes:
+        notes: for the run's record: where the teacher is from, its content, how many windows it teaches.
     """
 
     settings = (
@@ -91,6 +98,10 @@ class Taught(DistributionallyRobust):
                   "list_items": teacher.items[:, :depth], "list_distances": teacher.distances[:, :depth]}
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
+        taught = int((self.list_rows[dataset.inter_feat[WINDOW_FIELD]] >= 0).sum())
+        logger.info("teacher: %d of %d training windows have a list", taught, len(dataset))
+        self.notes = {"teacher": {**teacher.about, "tensors": file_hash(Path(config["teacher"]) / TENSORS),
+                                  "training_windows_with_a_list": taught}}
 
     def negatives(self, interaction) -> Tensor:
         """[b] one uniform item per window that is neither its target nor in its history."""

@@ -7,6 +7,7 @@ titles and, if asked, chains of thought about the examples, once and before trai
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from recbole_soft.llm.frozen import FrozenModel
 from recbole_soft.models.example_pool import ExamplePool, make_pool
 from recbole_soft.models.item_scorers import SASRecScorer
 from recbole_soft.models.setup import artifact_store, open_backbone
-from recbole_soft.models.thoughts import given_file, read_thoughts, requests_of, write_thoughts
+from recbole_soft.models.thoughts import read_thoughts, requests_of, write_thoughts
 from recbole_soft.rank_losses.base import base_loss
 from recbole_soft.rank_losses.incontext import earlier_neighbours, reconstruction_loss, sampled_softmax
 
@@ -119,7 +120,8 @@ class LLMCF(SASRecScorer):
         pool = make_pool(dataset, config["icl_pool_share"], config["sample_seed"])
         # Else training would depend on which texts were found and which had to be made.
         with torch.random.fork_rng([config["device"]] if config["device"].type == "cuda" else []):
-            item_texts, thoughts, has_thought = _texts(config, dataset, pool)
+            item_texts, thoughts, has_thought, model = _texts(config, dataset, pool)
+        self.notes = {"examples": {"windows": len(pool), "thoughts": int(has_thought.sum()), "language_model": model}}
         for name, table in {"item_texts": item_texts, "thoughts": thoughts, "has_thought": has_thought,
                             **{f"pool_{name}": getattr(pool, name) for name in ("users", "histories", "lengths",
                                                                                "items", "times")}}.items():
@@ -187,8 +189,8 @@ class LLMCF(SASRecScorer):
         return losses.mean() + self.reconstruction_weight * reconstruction
 
 
-def _texts(config, dataset, pool: ExamplePool) -> tuple[Tensor, Tensor, Tensor]:
-    """[n_items, d] vectors of titles; [p, 2, d] of chains of thought; [p, 2] whether there is one.
+def _texts(config, dataset, pool: ExamplePool) -> tuple[Tensor, Tensor, Tensor, str]:
+    """[n_items, d] vectors of titles; [p, 2, d] of chains of thought; [p, 2] whether there is one; the model's hash.
 
     The language model is opened here and forgotten at the end.
     """
@@ -212,7 +214,7 @@ def _texts(config, dataset, pool: ExamplePool) -> tuple[Tensor, Tensor, Tensor]:
         for (window, was_chosen), vector in zip(order, unit, strict=True):
             place = (row_of[window], 0 if was_chosen else 1)
             thoughts[place], exists[place] = vector, True
-    return item_texts, thoughts, exists
+    return item_texts, thoughts, exists, model.fingerprint
 
 
 def _thoughts(config, dataset, pool: ExamplePool, model: FrozenModel, folder) -> dict[tuple[int, bool], str]:
@@ -221,7 +223,7 @@ def _thoughts(config, dataset, pool: ExamplePool, model: FrozenModel, folder) ->
         return {}
     data, requests = dataset.sequences_fingerprint(), requests_of(pool, dataset.catalog.titles)
     if config["cot"] == "path":
-        path = given_file(config["cot_path"])
+        path = Path(config["cot_path"])
     else:
         hidden = not config["show_progress"]
         with tqdm(total=len(requests), desc="Chains of thought", unit="text", disable=hidden) as bar:
@@ -229,5 +231,6 @@ def _thoughts(config, dataset, pool: ExamplePool, model: FrozenModel, folder) ->
                                   max_new_tokens=config["cot_max_tokens"],
                                   batch_size=config["generation_batch_size"], progress=bar.update)
     found = {where: text for where, text in read_thoughts(path, data).items() if where in requests and text.strip()}
-    logger.info("chains of thought: %d of %d examples have one (%s)", len(found), len(requests), path)
+    log = logger.info if found else logger.warning
+    log("chains of thought: %d of %d examples have one (%s)", len(found), len(requests), path)
     return found

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from recbole_soft.artifacts import content_key, disk_errors
-from recbole_soft.errors import DataError, SettingError
+from recbole_soft.errors import DataError
 from recbole_soft.llm.frozen import FrozenModel
 from recbole_soft.models.example_pool import ExamplePool
 from recbole_soft.prompts.chain_of_thought import CONSIDERATIONS, VERSION, ThoughtRequest, thought_request
@@ -128,16 +128,3 @@ def _best(model: FrozenModel, requests: Sequence[ThoughtRequest], answers: Seque
 
 def _unit(vectors: Tensor) -> Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)
-
-
-def given_file(path: str | None) -> Path:
-    """The file of `cot: path`.
-
-    Raises:
-        SettingError: it is not named or not there.
-    """
-    if path is None or not Path(path).is_file():
-        raise SettingError("cot = path needs the file of the texts" if path is None else "there is no such file",
-                           where=f"cot_path = {path}",
-                           remedy="give a file that an earlier run with --cot=generate wrote")
-    return Path(path)

@@ -214,6 +214,8 @@ def test_a_student_runs_like_any_model(name, teacher, toy_settings):
     result = run_recbole_soft(name, "toy", config_dict=toy_settings(teacher=str(teacher), train_sample="full"))
     record = result["record"]
     assert record["results"][0]["windows"] == 24 and name in result["table"]
+    assert record["notes"]["teacher"]["training_windows_with_a_list"] == 40
+    assert len(record["notes"]["teacher"]["tensors"]) == 64 and record["notes"]["teacher"]["model"] == "BIGRec_SFT"
     assert record["config"]["teacher"] == str(teacher) and len(record["curves"]) == 2
     assert all(math.isfinite(row["loss_total"]) for row in record["curves"])
     assert (Path(result["record_path"]).parent / "model.safetensors").is_file()

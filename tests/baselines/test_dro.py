@@ -178,6 +178,20 @@ def test_a_loss_type_of_recbole_is_refused(toy_settings):
         build("DROS", toy_settings, loss_type="BPR")
 
 
+def test_recboles_own_functions_know_the_names(toy_settings):
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.trainer import Trainer
+    from recbole.utils import get_model, get_trainer
+
+    config = Config(model="DROS_Caser", dataset="toy", config_dict=toy_settings(epochs=1))
+    train, _, test = data_preparation(config, create_dataset(config))
+    model = get_model("DROS_Caser")(config, train.dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], "DROS_Caser")
+    assert trainer is Trainer and config["nh"] == 8 and type(train.dataset).__name__ == "SoftDataset"
+    assert model.full_sort_predict(next(iter(test))[0]).shape[1] == train.dataset.item_num
+
+
 # ---- runs ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_the_planted_rule_and_is_evaluated_without_dropout(name, toy_settings, monkeypatch):

@@ -164,7 +164,8 @@ def test_gradients_reach_every_part(toy_settings):
 
 @pytest.mark.parametrize(("change", "expected"), [
     ({"icl_num": 3}, "icl_num = 3 must be even"), ({"ict_heads": 5}, "ict_heads = 5 must divide"),
-    ({"cot": "path"}, "needs the file"), ({"llm": "llama3.2-3b"}, "presets are for LLM methods"),
+    ({"cot": "path"}, "needs cot_path"), ({"cot": "path", "cot_path": "nowhere.jsonl"}, "no such file"),
+    ({"cot_path": "x"}, "cot_path = .*x has no effect"), ({"llm": "llama3.2-3b"}, "presets are for LLM methods"),
 ])
 def test_mistakes_are_answered(change, expected, toy_settings):
     with pytest.raises(SettingError, match=expected):
@@ -246,6 +247,8 @@ def test_written_texts_are_kept_and_finding_them_changes_nothing(toy_settings, t
         result = run_recbole_soft("LLMCF", "toy", config_dict={**settings, "run_name": name})
         losses.append(result["record"]["curves"][0]["loss_total"])
         contents.append([path.read_bytes() for path in (tmp_path / "a").glob("thoughts-*.jsonl")])
+    notes = result["record"]["notes"]["examples"]
+    assert 2 * notes["windows"] == len(contents[0][0].splitlines()) - 1 >= notes["thoughts"]  # some may be empty
     assert "LLMCF" in result["table"] and np.isfinite(losses[0])
     assert losses[0] == losses[1] and contents[0] == contents[1] and len(contents[0]) == 1
 
