@@ -14,6 +14,8 @@ from recbole_soft.llm.beam import BeamSettings
 from recbole_soft.llm.generate import generate
 from recbole_soft.llm.title_vectors import TitleVectors
 
+_SLOT = "SLOT-OF-THE-QUESTION"
+
 
 class _Untouched:
     """Stands in for tuned weights where there are none."""
@@ -76,9 +78,12 @@ class FrozenModel:
         return [[tokenizer.decode(beam.tokens).strip() for beam in best] for best in found]
 
     def _prompt(self, system: str, user: str) -> list[int]:
-        tokenizer = self._backbone.tokenizer
-        if getattr(tokenizer.hf, "chat_template", None):
-            messages = [{"role": "user", "content": f"{system}\n\n{user}"}]  # some templates know no system role
-            text = tokenizer.hf.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            return tokenizer.hf(text, add_special_tokens=False)["input_ids"]
-        return tokenizer.bos_ids + tokenizer.encode([f"{system}\n\n{user}\n\n"])[0]
+        """Tokens of a question; special tokens come from the chat template alone, never from titles in the question."""
+        tokenizer, question = self._backbone.tokenizer, f"{system}\n\n{user}"  # some templates know no system role
+        if not getattr(tokenizer.hf, "chat_template", None):
+            return tokenizer.bos_ids + tokenizer.encode([f"{question}\n\n"])[0]
+        text = tokenizer.hf.apply_chat_template([{"role": "user", "content": _SLOT}], add_generation_prompt=True,
+                                                tokenize=False)
+        before, _, after = text.partition(_SLOT)
+        around = [tokenizer.hf(part, add_special_tokens=False)["input_ids"] for part in (before, after)]
+        return [*around[0], *tokenizer.encode([question])[0], *around[1]]
