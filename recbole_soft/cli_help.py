@@ -37,6 +37,7 @@ usage:
   python run_recbole_soft.py --model=MODEL --dataset=NAME --config_files=a.yaml,b.yaml
   python run_recbole_soft.py prepare --help      atomic files from raw Amazon files
   python run_recbole_soft.py plot --run=saved/RUN   picture of tau, d_t and the losses of a run
+  python run_recbole_soft.py export-teacher --help  lists and vectors of an LLM run, for DLLM2Rec
   python run_recbole_soft.py --help | --version
 
 examples:
@@ -67,9 +68,12 @@ def help_text() -> str:
     for section in dict.fromkeys(setting.section for setting in SETTINGS):
         parts += [_heading(section), _rows(setting for setting in SETTINGS if setting.section == section)]
     for registry in (MODELS, STRATEGIES, SCHEDULES):
+        owners: dict[tuple[Setting, ...], list[str]] = {}
         for component in registry.components():
-            if component.settings:
-                parts += [_heading(f"Only with {registry.kind} {component.name}"), _rows(component.settings)]
+            owners.setdefault(component.settings, []).append(component.name)
+        for own, names in owners.items():
+            if own:
+                parts += [_heading(f"Only with {registry.kind} {', '.join(names)}"), _rows(own)]
     parts += [
         _heading("RecBole's settings"),
         _paragraph("All of RecBole's settings work too, for example --epochs=5 or --topk=[5,10]; properties/ "

@@ -48,6 +48,7 @@ class Component:
         summary: first line of the class docstring.
         settings: settings that exist only for this component.
         family: for models, `llm` (combined with a strategy) or `traditional` (stands alone).
+        based_on: for traditional models, the RecBole model whose settings and defaults they have.
         path: source file; not part of what makes two components equal.
     """
 
@@ -57,6 +58,7 @@ class Component:
     summary: str = ""
     settings: tuple[Setting, ...] = ()
     family: str = LLM_FAMILY
+    based_on: str | None = None
     path: Path | None = field(default=None, compare=False, repr=False)
 
     def load(self) -> type:
@@ -134,6 +136,7 @@ class Registry:
             summary=(ast.get_docstring(node) or "").split("\n", 1)[0],
             settings=literal_settings(declared, path),
             family=family or LLM_FAMILY,
+            based_on=literal(inherited_attribute(node, "based_on", classes)),
             path=path,
         )
 
@@ -170,7 +173,9 @@ def split_name(name: str) -> tuple[Component, Component]:
         raise SettingError(f"no model is called '{name}'", "--model", nearest(name, _all_model_names()))
     model, strategy = prefixes[0], name[len(prefixes[0]) + 1:]
     if MODELS[model].family == TRADITIONAL_FAMILY:
-        raise SettingError(f"{model} takes no strategy", f"--model={name}", f"use --model={model}")
+        relatives = [other for other in traditional_names() if other.startswith(f"{model}_")]
+        raise SettingError(f"{model} takes no strategy", f"--model={name}",
+                           "use " + " or ".join(f"--model={known}" for known in (model, *relatives)))
     if not strategy:
         raise SettingError(f"{model} needs a strategy", f"--model={name}",
                            "use " + " or ".join(f"--model={model}_{known}" for known in STRATEGIES))

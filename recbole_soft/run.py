@@ -246,7 +246,7 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
         "results": [_result(config["model"], "test", recorder.last, config, folder)], "curves": curves,
-        "stages": {}, "notes": {},
+        "stages": {}, "notes": getattr(model, "notes", {}),
         "model": {"parameters": sum(parameter.numel() for parameter in model.parameters())},
     }
 

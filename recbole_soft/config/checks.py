@@ -71,6 +71,30 @@ def _negatives(run: _Context) -> SettingError | None:
     return None
 
 
+def _teacher(run: _Context) -> SettingError | None:
+    """A model that has the setting `teacher` needs a finished folder of `export-teacher`."""
+    if "teacher" not in run.values:
+        return None
+    folder, command = run["teacher"], "python run_recbole_soft.py export-teacher --run=saved/RUN --out=FOLDER"
+    if folder is None:
+        return run.mistake("teacher is missing: this model learns from an LLM run", ("model",),
+                           f"{command}, then --teacher=FOLDER")
+    if not (Path(folder) / "teacher.json").is_file():
+        return run.mistake(f"teacher = {folder}: there is no teacher.json in this folder", ("teacher",), command)
+    return None
+
+
+def _thoughts(run: _Context) -> SettingError | None:
+    file = run["cot_path"]
+    if run["cot"] == "path" and (file is None or not Path(file).is_file()):
+        return run.mistake("cot = path needs cot_path" if file is None else f"cot_path = {file}: there is no such file",
+                           ("cot", "cot_path"), "give a file that an earlier run with --cot=generate wrote")
+    if run["cot"] != "path" and run.user.get("cot_path") is not None:
+        return run.mistake(f"cot_path = {file} has no effect with cot = {run['cot']}", ("cot_path", "cot"),
+                           "use cot=path, or remove it")
+    return None
+
+
 def _quantized_full_tuning(run: _Context) -> SettingError | None:
     if run["quantization"] != "none" and run["tuning"] == "full":
         return run.mistake(f"quantization = {run['quantization']} cannot be trained with tuning = full",
@@ -160,7 +184,7 @@ def _without_effect(run: _Context) -> SettingError | None:
     return None
 
 
-_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (_valid_metric, _negatives)
+_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (_valid_metric, _negatives, _teacher, _thoughts)
 _LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
     _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever, _msl, _llm_preset, _llm_path,
     _without_effect)

@@ -4,7 +4,8 @@
     -> defaults of `schema.py` and of the chosen model, strategy and schedule
     -> properties/overall.yaml -> properties/dataset/NAME.yaml
     -> LLM methods:   properties/model/MODEL.yaml -> .../strategy/STRATEGY.yaml -> .../llm/LLM.yaml
-       other models:  properties/traditional.yaml -> .../model/NAME.yaml
+       other models:  properties/traditional.yaml -> .../model/BASE.yaml -> .../model/NAME.yaml
+                      (BASE: the RecBole model that one of ours is based on, whose RecBole defaults come first)
     -> properties/protocol/PRESET.yaml, unless the preset is `paper`, which is what the defaults are
     -> the user's files -> config_dict -> command line
 
@@ -96,7 +97,8 @@ def property_files(model: str, dataset: str, user: Mapping[str, Any]) -> list[Ya
         names += [f"model/{base.name}", f"strategy/{strategy.name}"]
         names.append(f"llm/{chosen_llm(*(file.values for file in _existing(names)), user)}")
     else:
-        names += ["traditional", f"model/{model}"]
+        base = MODELS[model].based_on if model in MODELS else None
+        names += ["traditional", *([f"model/{base}"] if base else []), f"model/{model}"]
     files = _existing(names)
     protocols = [layer.get("protocol") for layer in (*(file.values for file in files), user)]
     protocol = next((name for name in reversed(protocols) if name is not None), PAPER_PROTOCOL)
@@ -185,13 +187,14 @@ def _apply(config: Any, model: str, dataset: str) -> None:
     """Put our layers on top of RecBole's internal ones."""
     from recbole.utils import ModelType
 
+    from recbole_soft.config.recbole_keys import base_defaults, sequential_defaults
+
     internal, user = config.internal_config_dict, config.external_config_dict
     is_sequential = internal["MODEL_TYPE"] == ModelType.SEQUENTIAL
     if not is_sequential:
         # Pop and the like get the windows and the split that every sequential model gets.
-        from recbole_soft.config.recbole_keys import sequential_defaults
-
         internal.update(sequential_defaults())
+    internal.update(base_defaults(model))
     internal.update(layer_values(model, dataset, user))
     internal["MODEL_TYPE"] = ModelType.SEQUENTIAL
     if is_llm_name(model):

@@ -17,7 +17,7 @@ from typing import Any
 from recbole_soft.config.schema import Setting
 from recbole_soft.config.source_reading import parse_source
 from recbole_soft.config.yaml_files import load_yaml
-from recbole_soft.registry import recbole_dir, recbole_model_files
+from recbole_soft.registry import MODELS, recbole_dir, recbole_model_files
 
 # RecBole works these out itself, or they belong to its multi-process launcher.
 DERIVED_KEYS = frozenset({"MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec",
@@ -124,10 +124,10 @@ def recbole_defaults(model: str) -> dict[str, Any]:
     """Values of RecBole's YAML for a sequential model, before any of ours.
 
     Args:
-        model: any model name; unknown ones get what every sequential model gets.
+        model: any model name; unknown ones get what every sequential model gets, ours what they are based on.
     """
     properties = recbole_dir() / "properties"
-    files = (properties / "overall.yaml", _model_yaml(model), properties / "dataset" / "sample.yaml",
+    files = (properties / "overall.yaml", _model_yaml(_base_of(model)), properties / "dataset" / "sample.yaml",
              properties / "quick_start_config" / "sequential.yaml")
     values: dict[str, Any] = {}
     for path in files:
@@ -135,9 +135,19 @@ def recbole_defaults(model: str) -> dict[str, Any]:
     return copy.deepcopy(values)
 
 
+def base_defaults(model: str) -> dict[str, Any]:
+    """RecBole's values for the RecBole model that one of ours is based on; none for other models."""
+    base = _base_of(model)
+    return {} if base == model else copy.deepcopy(_yaml_values(_model_yaml(base)))
+
+
 def sequential_defaults() -> dict[str, Any]:
     """What RecBole gives every sequential model: chronological split, full ranking, repeatable."""
     return copy.deepcopy(_yaml_values(recbole_dir() / "properties" / "quick_start_config" / "sequential.yaml"))
+
+
+def _base_of(model: str) -> str:
+    return (MODELS[model].based_on if model in MODELS else None) or model
 
 
 def _model_yaml(name: str) -> Path:

@@ -100,7 +100,8 @@ def _known_keys(model: str, family: str, components: list[Component]) -> KnownKe
     typed.update(layers.known_settings(components))
     untyped = recbole_keys.general_keys()
     if family == TRADITIONAL_FAMILY:
-        untyped |= recbole_keys.source_keys(MODELS[model].path)
+        base = MODELS[model].based_on
+        untyped |= recbole_keys.model_keys(base) if base else recbole_keys.source_keys(MODELS[model].path)
     elif family != LLM_FAMILY:
         untyped |= recbole_keys.model_keys(model)
     else:

@@ -220,6 +220,14 @@ class SoftDataset(SequentialDataset):
                  for user, target in latest.items()}
         return [shown[user] for user in users.tolist()]
 
+    def sequences_fingerprint(self) -> str:
+        """Hash of items, everybody's sequences, and how they are cut and split: equal where item ids, window ids and
+        the split are, whatever sample of the windows is kept."""
+        digest = hashlib.sha256((self.catalog.fingerprint if self.catalog else "").encode())
+        digest.update(self.sequence_items.tobytes() + self._user_start.tobytes())
+        digest.update(repr([self.max_item_list_len, self.config["window"], self.config["eval_args"]]).encode())
+        return digest.hexdigest()[:16]
+
     def fingerprint(self) -> str:
         """Hash of the windows of this split in terms of tokens, so that it does not depend on id mapping."""
         tokens = np.asarray(self.field2id_token[self.iid_field])

@@ -132,7 +132,7 @@ def test_help_names_everything_in_100_columns():
 def test_help_shows_settings_of_components_under_their_owner():
     text = cli_help.help_text()
     assert "Only with schedule exponential" in text
-    assert text.index("Only with model StubRec\n") < text.index("how many guesses [>= 1]")
+    assert text.index("Only with model StubRec, StubRec_X\n") < text.index("how many guesses [>= 1]")
 
 
 @pytest.mark.parametrize("words", ["['--help']", "['-h']", "['--version']", "['--epochs', '5']",
