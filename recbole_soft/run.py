@@ -231,17 +231,22 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
     trainer.saved_model_file = str(folder / "recbole_checkpoint.pth")
     trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
     valid_curve: dict[int, float] = {}
+
+    def note_epoch(epoch: int, score: float) -> None:
+        valid_curve[epoch] = score
+        logger.info("epoch %d: loss %.4f, valid %s %.4f", epoch + 1, trainer.train_loss_dict[epoch], metric, score)
+
+    metric = config["valid_metric"].lower()
     with disk_errors(folder):
         best_score, best_result = trainer.fit(
             train, valid, verbose=False, saved=saved, show_progress=config["show_progress"],
-            callback_fn=lambda epoch, score: valid_curve.__setitem__(epoch, score))
+            callback_fn=note_epoch)
     clock.lap("training")
     test_result = trainer.evaluate(test, load_best_model=saved)
     clock.lap("test")
     with disk_errors(folder):
         save_file(learned_state(model), folder / "model.safetensors")
-    curves = [{"stage": "train", "epoch": epoch, "loss_total": loss,
-               f"valid_{config['valid_metric'].lower()}": valid_curve.get(epoch)}
+    curves = [{"stage": "train", "epoch": epoch, "loss_total": loss, f"valid_{metric}": valid_curve.get(epoch)}
               for epoch, loss in trainer.train_loss_dict.items()]
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
