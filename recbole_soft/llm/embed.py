@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from recbole_soft.llm.backbone import Backbone
 
+BATCH_TOKENS = 16384
+# What a larger batch computes does not stay in a processor's caches: a third of the speed at 16384.
+CPU_BATCH_TOKENS = 1024
+
 
 @torch.no_grad()
 def embed_texts(
-    backbone: Backbone, model: nn.Module, texts: Sequence[str], pooling: str = "last", batch_tokens: int = 16384,
-    progress: Callable[[int], None] | None = None,
+    backbone: Backbone, model: nn.Module, texts: Sequence[str], pooling: str = "last",
+    batch_tokens: int | None = None, progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Vectors of texts.
 
@@ -27,12 +31,13 @@ def embed_texts(
         model: the model of `backbone`, possibly wrapped by an adapter.
         texts: [n] texts, without quotes; an empty text counts as a single end-of-text token.
         pooling: `last` or `mean`.
-        batch_tokens: padded tokens per forward.
+        batch_tokens: padded tokens per forward; by default what suits the device.
 
     Returns:
         [n, d] float32 on the model's device.
     """
     tokenizer = backbone.tokenizer
+    batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if backbone.device.type == "cpu" else BATCH_TOKENS)
     unique = list(dict.fromkeys(texts))
     rows = [tokenizer.bos_ids + (body or [tokenizer.eos_id]) for body in tokenizer.encode(unique)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

@@ -37,7 +37,7 @@ class FrozenModel:
         store: where vectors are kept.
     """
 
-    def __init__(self, backbone: Backbone, pooling: str, batch_tokens: int, store: ArtifactStore) -> None:
+    def __init__(self, backbone: Backbone, pooling: str, batch_tokens: int | None, store: ArtifactStore) -> None:
         self._backbone, self._pooling, self._batch_tokens, self._store = backbone, pooling, batch_tokens, store
         self.fingerprint = f"{weights_fingerprint(backbone.model)}-{backbone.tokenizer.fingerprint}"
 

@@ -25,7 +25,7 @@ class TitleVectors:
     """
 
     def __init__(
-        self, backbone: Backbone, weights: TunedWeights, titles: Sequence[str], pooling: str, batch_tokens: int,
+        self, backbone: Backbone, weights: TunedWeights, titles: Sequence[str], pooling: str, batch_tokens: int | None,
         base_fingerprint: str, store: ArtifactStore | None = None,
     ):
         self._backbone, self._weights = backbone, weights
