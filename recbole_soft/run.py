@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import content_key, disk_errors, make_folder, read_json, write_text
+from recbole_soft.artifacts import content_key, disk_errors, make_folder, write_text
 from recbole_soft.data.sources import find_dataset
-from recbole_soft.errors import DataError, ModelError, SettingError
+from recbole_soft.errors import DataError, SettingError
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
 from recbole_soft.reporting.table import result_table
@@ -136,7 +136,8 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[s
         "results": results, "curves": trainer.curves, "stages": trainer.stage_reports, "notes": trainer.notes,
         "model": {"base_fingerprint": model.base_fingerprint, "parameters": model.base_parameters,
                   "tokenizer": model.backbone.tokenizer.fingerprint,
-                  "template": model.encoder.template.fingerprint, "path": model.backbone.model.name_or_path},
+                  "template": model.encoder.template.fingerprint, "path": model.backbone.model.name_or_path,
+                  **model.about()},
     }
 
 
@@ -146,6 +147,7 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
         return None
     from recbole_soft.evaluation.injection import tune_injection
     from recbole_soft.grounding import popularity
+    from recbole_soft.models.traditional import load_traditional
 
     train, valid, _ = splits
     model = trainer.model
@@ -157,31 +159,6 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
     model.injection = None
     trainer.evaluate_stage(stage_name, valid)
     return tune_injection(model, valid, prior, config["valid_metric"], config["injection_gamma"])
-
-
-def load_traditional(folder: Path, dataset):
-    """A traditional model of an earlier run, from its weights (safetensors) and its record; no pickle is read."""
-    from recbole.utils import get_model
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from recbole_soft.config.soft_config import SoftConfig
-
-    if not (folder / "model.safetensors").is_file():
-        raise ModelError("there is no model.safetensors in this folder", where=str(folder),
-                         remedy="give the run folder of a traditional model, for instance saved/SASRec-ml-100k-...")
-    try:
-        record = read_json(folder / "run.json")
-        if dataset.catalog is not None and record["data"]["catalogue"] != dataset.catalog.fingerprint:
-            raise ValueError("it was trained on another catalogue, so its item ids mean other items")
-        config = SoftConfig(record["model"], record["dataset"], config_dict=record["user_settings"])
-        model = get_model(record["model"])(config, dataset).to(config["device"])
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"the traditional model cannot be used: {next(iter(str(error).splitlines()), error)}",
-                         where=f"injection_model_file={folder}",
-                         remedy="train it anew on this data set with the same settings of the data") from error
-    return model.eval()
 
 
 def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[str, Any]:
