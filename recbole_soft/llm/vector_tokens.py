@@ -50,7 +50,9 @@ def register_placeholder(tokenizer: LLMTokenizer) -> int:
     """
     from transformers import AddedToken
 
-    tokenizer.hf.add_tokens([AddedToken(PLACEHOLDER, special=True, normalized=False)], special_tokens=True)
+    token = AddedToken(PLACEHOLDER, special=True, normalized=False)
+    # The second argument keeps what the tokenizer has already; its name differs between versions.
+    tokenizer.hf.add_special_tokens({"additional_special_tokens": [token]}, False)
     return tokenizer.hf.convert_tokens_to_ids(PLACEHOLDER)
 
 

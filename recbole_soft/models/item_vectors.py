@@ -79,7 +79,7 @@ def obtain_item_vectors(config, dataset, store: ArtifactStore) -> ItemVectors:
     recommender = _recommender_config(config)
     key = content_key(
         recommender={name: value for name, value in recommender.final_config_dict.items() if name not in NOT_DECIDING},
-        interactions=_interactions_hash(dataset), counts=dataset.counts, windows=dataset.fingerprint())
+        interactions=dataset.interactions_fingerprint())
 
     def make(folder: Path) -> dict[str, Any]:
         logger.info("training %s for its item embeddings", RECOMMENDER)
@@ -128,7 +128,7 @@ def _train(config: SoftConfig, dataset, folder: Path) -> tuple[Tensor, dict[str,
         model = get_model(RECOMMENDER)(config, train.dataset).to(config["device"])
         trainer = get_trainer(config["MODEL_TYPE"], RECOMMENDER)(config, model)
         trainer.saved_model_file = str(folder / "best.pth")
-        trainer.fit(train, valid, verbose=False, saved=True, show_progress=False)
+        trainer.fit(train, valid, verbose=False, saved=True, show_progress=False, callback_fn=_log_epoch)
         result = trainer.evaluate(valid, load_best_model=True)
         Path(trainer.saved_model_file).unlink()
     logger.info("%s on validation: %s", RECOMMENDER, dict(result))
@@ -137,13 +137,9 @@ def _train(config: SoftConfig, dataset, folder: Path) -> tuple[Tensor, dict[str,
                    "valid_result": {name: float(value) for name, value in result.items()}}
 
 
-def _interactions_hash(dataset) -> str:
-    """Hash of every user's whole sequence, in tokens: the recommender trains on more than the sampled windows."""
-    tokens = dataset.field2id_token[dataset.iid_field]
-    digest = hashlib.sha256("\n".join(map(str, tokens)).encode())
-    digest.update(np.ascontiguousarray(dataset.sequence_items).tobytes())
-    digest.update(np.ascontiguousarray(dataset._user_start).tobytes())
-    return digest.hexdigest()[:16]
+def _log_epoch(epoch: int, score: float) -> None:
+    """Training may take long, and the user waits for another model."""
+    logger.info("%s epoch %d: validation score %.4f", RECOMMENDER, epoch + 1, score)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ def test_registries_are_not_empty():
 
 @pytest.mark.parametrize("name", llm_names())
 def test_every_model_runs_with_every_strategy_and_leaves_a_whole_record(name, toy_settings):
-    result = run_recbole_soft(name, "toy", config_dict=toy_settings(epochs=1))
+    quick = {"rec_model_settings": {"epochs": 2}} if name.startswith("LLaRA_") else {}
+    result = run_recbole_soft(name, "toy", config_dict=toy_settings(epochs=1, **quick))
     record = result["record"]
     assert record["model"] == name and record["results"]
     for row in record["results"]:
