@@ -28,7 +28,7 @@ from recbole_soft.artifacts import ArtifactStore, content_key, read_json
 from recbole_soft.config.schema import PROTOCOL
 from recbole_soft.config.soft_config import SoftConfig
 from recbole_soft.data.dataset import SoftDataset
-from recbole_soft.errors import DataError, ModelError
+from recbole_soft.errors import DataError, ModelError, SettingError
 from recbole_soft.models.traditional import load_traditional
 
 logger = logging.getLogger("recbole_soft")
@@ -74,6 +74,9 @@ def obtain_item_vectors(config, dataset, store: ArtifactStore) -> ItemVectors:
     Raises:
         UserError: the given run does not fit, or `rec_model_settings` is wrong.
     """
+    if config["rec_model_file"] and config["rec_model_settings"]:
+        raise SettingError("rec_model_settings has no effect on a model that is already trained",
+                           where="rec_model_settings, rec_model_file", remedy="remove one of the two")
     if config["rec_model_file"]:
         return _of_earlier_run(Path(config["rec_model_file"]), config, dataset)
     recommender = _recommender_config(config)

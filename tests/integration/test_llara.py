@@ -201,6 +201,8 @@ def test_item_vectors_of_an_earlier_run(toy_settings, tmp_path):
     quick = {key: value for key, value in settings.items() if key != "train_sample"}
     gru = Path(run("GRU4Rec", quick)["record_path"]).parent
     record = run("LLaRA_SFT", {**settings, "rec_model_file": str(gru)})["record"]
+    with pytest.raises(SettingError, match="already trained"):
+        run("LLaRA_SFT", {**settings, "rec_model_file": str(gru), **QUICK})
     assert record["language_model"]["item_vectors"]["source"] == str(gru)
     pop = Path(run("Pop", quick)["record_path"]).parent
     with pytest.raises(ModelError, match="no table of item embeddings"):
@@ -243,3 +245,21 @@ def test_constrained_beams_and_the_plain_search_work_from_embeddings(open_llara)
     titles = {model.encoder.template.unquoted(model.backbone.tokenizer.decode(beam.tokens)) for beams in fast
               for beam in beams}
     assert titles <= set(model.catalog.unique_titles)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_gradient_checkpointing_trains_the_same(toy_settings, tmp_path):
+    results = [run("LLaRA_SFT", toy_settings(epochs=1, tuning="lora", gradient_checkpointing=on, lora_dropout=0.0,
+                                             artifacts_dir=str(tmp_path / str(on)), **QUICK)) for on in (True, False)]
+    assert losses(results[0], "sft") == pytest.approx(losses(results[1], "sft"), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # RecBole leaves its log file open
+def test_recboles_quick_start_runs_it(toy_settings):
+    import gc
+
+    from recbole.quick_start import run_recbole
+
+    result = run_recbole(model="LLaRA_SFT", dataset="toy", config_dict=toy_settings(epochs=1, **QUICK))
+    gc.collect()
+    assert set(result["test_result"]) >= {"hit@10", "ndcg@10"}
