@@ -22,7 +22,7 @@ from recbole.data import data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_soft.artifacts import ArtifactStore, content_key, read_json
 from recbole_soft.config.schema import PROTOCOL
@@ -86,7 +86,7 @@ def obtain_item_vectors(config, dataset, store: ArtifactStore) -> ItemVectors:
 
     def make(folder: Path) -> dict[str, Any]:
         logger.info("training %s for its item embeddings", RECOMMENDER)
-        table, about = _train(recommender, dataset, folder)
+        table, about = _train(recommender, dataset)
         save_file({"vectors": table}, folder / FILE)
         return about
 
@@ -107,7 +107,7 @@ def _of_earlier_run(folder: Path, config, dataset) -> ItemVectors:
     if getattr(getattr(embedding, "weight", None), "ndim", 0) != 2 or len(embedding.weight) < dataset.item_num:
         raise ModelError(f"{type(model).__name__} has no table of item embeddings", where=f"rec_model_file={folder}",
                          remedy="give the run folder of a model that has one, such as SASRec or GRU4Rec")
-    return ItemVectors(embedding.weight[: dataset.item_num].detach().float().cpu().clone(), str(folder), True)
+    return ItemVectors(_item_table(model, dataset.item_num), str(folder), True)
 
 
 def _recommender_config(config) -> SoftConfig:
@@ -119,7 +119,7 @@ def _recommender_config(config) -> SoftConfig:
     return SoftConfig(RECOMMENDER, config["dataset"], config_dict={**(config["rec_model_settings"] or {}), **shared})
 
 
-def _train(config: SoftConfig, dataset, folder: Path) -> tuple[Tensor, dict[str, Any]]:
+def _train(config: SoftConfig, dataset) -> tuple[Tensor, dict[str, Any]]:
     """[n_items, d] item embeddings of the recommender's best epoch on validation, and how good it was."""
     with _own_random_state(config):
         data = SoftDataset(config)
@@ -130,19 +130,23 @@ def _train(config: SoftConfig, dataset, folder: Path) -> tuple[Tensor, dict[str,
         init_seed(config["seed"], config["reproducibility"])
         model = get_model(RECOMMENDER)(config, train.dataset).to(config["device"])
         trainer = get_trainer(config["MODEL_TYPE"], RECOMMENDER)(config, model)
-        trainer.saved_model_file = str(folder / "best.pth")
-        trainer.fit(train, valid, verbose=False, saved=True, show_progress=False, callback_fn=_log_epoch)
-        result = trainer.evaluate(valid, load_best_model=True)
-        Path(trainer.saved_model_file).unlink()
-    logger.info("%s on validation: %s", RECOMMENDER, dict(result))
-    table = model.item_embedding.weight[: data.item_num].detach().float().cpu().clone()
-    return table, {"model": RECOMMENDER, "epochs": len(trainer.train_loss_dict),
-                   "valid_result": {name: float(value) for name, value in result.items()}}
+        best: list[Tensor] = []
+
+        def after_validation(epoch: int, score: float) -> None:
+            logger.info("%s epoch %d: %s %.4f", RECOMMENDER, epoch + 1, config["valid_metric"], score)
+            if trainer.cur_step == 0:  # RecBole's count of epochs since the best one: this is it
+                best[:] = [_item_table(model, data.item_num)]
+
+        # RecBole's own checkpoint would be a pickle; the table of the best epoch is all that is needed.
+        trainer.fit(train, valid, verbose=False, saved=False, show_progress=False, callback_fn=after_validation)
+    result = {name: float(value) for name, value in (trainer.best_valid_result or {}).items()}
+    return best[0] if best else _item_table(model, data.item_num), {
+        "model": RECOMMENDER, "epochs": len(trainer.train_loss_dict), "valid_result": result}
 
 
-def _log_epoch(epoch: int, score: float) -> None:
-    """Training may take long, and the user waits for another model."""
-    logger.info("%s epoch %d: validation score %.4f", RECOMMENDER, epoch + 1, score)
+def _item_table(model: nn.Module, count: int) -> Tensor:
+    """[count, d] a copy of a model's item embeddings, without rows for masks and the like."""
+    return model.item_embedding.weight[:count].detach().float().cpu().clone()
 
 
 @contextmanager
