@@ -283,3 +283,11 @@ def test_vectors_are_those_of_the_best_epoch_on_validation(toy_settings, tmp_pat
     found = load_file(Path(vectors["item_vectors"]["source"]) / "item_vectors.safetensors")["vectors"]
     kept = load_file(Path(sasrec["record_path"]).parent / "model.safetensors")["item_embedding.weight"]
     assert torch.equal(found, kept)
+
+
+def test_it_learns_a_planted_rule(toy_settings):
+    """Every item is followed by its successor; by chance one answer of 24 is right."""
+    settings = toy_settings(epochs=14, patience=14, tiny_steps=60, tiny_hidden_size=48, learning_rate=3e-3,
+                            warmup_steps=5, train_sample="full", valid_sample="full", test_sample="full",
+                            mask_history="none", tuning="full", llara_curriculum="linear", **QUICK)
+    assert values(run("LLaRA_SFT", settings))["HR@1"] > 0.5
