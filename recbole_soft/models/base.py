@@ -142,7 +142,13 @@ class LLMRecommender(SequentialRecommender):
 
     def score(self, prompts: Sequence[Tokens], responses: Mapping[str, Sequence[Tokens]]) -> dict[str, ResponseScores]:
         """Negative log-likelihood of one or more responses per prompt, with gradients."""
-        return score_responses(self.weights.model, prompts, responses, fast=self.options["fast_path"])
+        tokens, embeddings = self.model_inputs(prompts)
+        return score_responses(self.weights.model, tokens, responses, fast=self.options["fast_path"],
+                               prompt_embeddings=embeddings)
+
+    def model_inputs(self, prompts: Sequence[Tokens]) -> tuple[Sequence[Tokens], Sequence[Tensor] | None]:
+        """Ids that the language model has, and input embeddings `[length, d]` in their place, if not its own."""
+        return prompts, None
 
     def answer(self, prompts: Sequence[Tokens], progress: Callable[[int], None] | None = None) -> list[str]:
         """The best beam of every prompt as raw text, quotes and all."""

@@ -11,7 +11,7 @@ Deviation: text-only prompts are plain BIGRec prompts (LLaRA's own code puts a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor
 from recbole_soft.config.schema import Setting
 from recbole_soft.llm.beam import Beam
 from recbole_soft.llm.companion import CompanionWeights
-from recbole_soft.llm.score import ResponseScores, score_responses
 from recbole_soft.llm.vector_tokens import VectorProjector, embed_prompts, register_placeholder
 from recbole_soft.models.base import Tokens
 from recbole_soft.models.bigrec import BIGRec
@@ -87,15 +86,9 @@ class LLaRA(BIGRec):
         return super().prompt_text([token for token in prompt if token < self.item_prompts.first_item_token])
 
     # ---- the language model ----------------------------------------------------------------------
-    def embedded(self, prompts: Sequence[Tokens]) -> tuple[list[Tokens], list[Tensor]]:
-        """Token ids and input embeddings of prompts under the weights that are switched on."""
+    def model_inputs(self, prompts: Sequence[Tokens]) -> tuple[list[Tokens], list[Tensor]]:
+        """Token ids and input embeddings of prompts; gradients of what is computed from them reach the projector."""
         return embed_prompts(self._table, self.projector, prompts, self.item_prompts.first_item_token)
-
-    def score(self, prompts: Sequence[Tokens], responses: Mapping[str, Sequence[Tokens]]) -> dict[str, ResponseScores]:
-        """Negative log-likelihood of one or more responses per prompt; gradients reach the projector."""
-        tokens, embeddings = self.embedded(prompts)
-        return score_responses(self.weights.model, tokens, responses, fast=self.options["fast_path"],
-                               prompt_embeddings=embeddings)
 
     @torch.no_grad()
     def search(self, prompts: Sequence[Tokens], progress: Callable[[int], None] | None = None) -> list[list[Beam]]:
@@ -105,7 +98,7 @@ class LLaRA(BIGRec):
         by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
         for first in range(0, len(by_length), at_once):
             numbers = by_length[first: first + at_once]
-            _, embeddings = self.embedded([prompts[number] for number in numbers])
+            _, embeddings = self.model_inputs([prompts[number] for number in numbers])
             found.update(zip(numbers, super().search(embeddings, progress), strict=True))
         return [found[number] for number in range(len(prompts))]
 
