@@ -1,8 +1,7 @@
 """Run folders of traditional models that an LLM run needs: the one the user names, or one trained on the way.
 
 A companion sees the same data, split and candidates. One whose validation or test windows are others is refused: it
-may have been trained on the windows that this run is tested on. Knows what of a RecBole model has to be kept, but not
-how models are trained or opened.
+may have been trained on the windows that this run is tested on. Does not know how models are trained or opened.
 """
 
 from __future__ import annotations
@@ -11,12 +10,9 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor, nn
-
 from recbole_soft.artifacts import make_folder, read_json
 from recbole_soft.errors import ModelError
 
-OTHER = "other_parameter."
 logger = logging.getLogger("recbole_soft")
 
 # What a companion takes over from the run: data, protocol and machine, not the training of the language model.
@@ -64,25 +60,3 @@ def _mistake(folder: Path, splits) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return "there is no record of a finished run in this folder"
     return None if same else "its validation and test windows are others, so it may have been trained on ours"
-
-
-def learned_state(model: nn.Module) -> dict[str, Tensor]:
-    """Everything that a RecBole model learned: its weights, and tensors it keeps beside them (the counts of Pop)."""
-    beside = {f"{OTHER}{name}": value for name, value in model.other_parameter().items() if isinstance(value, Tensor)}
-    return {name: value.detach().cpu().contiguous().clone() for name, value in (model.state_dict() | beside).items()}
-
-
-def load_learned(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Puts back what `learned_state` gave.
-
-    Raises:
-        ValueError: the model keeps something else beside its weights, such as the matrix of EASE, which it would
-            have worked out anew from the windows it was opened with.
-        RuntimeError: the weights are those of another model.
-    """
-    for name, value in model.other_parameter().items():
-        if f"{OTHER}{name}" in state:
-            setattr(model, name, state[f"{OTHER}{name}"].to(model.device))
-        elif value is not None and not isinstance(value, nn.Module):
-            raise ValueError(f"{type(model).__name__} keeps `{name}` beside its weights, which is not stored")
-    model.load_state_dict({name: value for name, value in state.items() if not name.startswith(OTHER)})

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, read_json, write_text
-from recbole_soft.companions import companion_folder, learned_state, load_learned
+from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, write_text
+from recbole_soft.companions import companion_folder
 from recbole_soft.data.sources import find_dataset
-from recbole_soft.errors import DataError, ModelError, SettingError
+from recbole_soft.errors import DataError, SettingError
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
 from recbole_soft.reporting.table import result_table
@@ -142,7 +142,8 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[s
         "notes": trainer.notes | model.notes_on(test.dataset.inter_feat),
         "model": {"base_fingerprint": model.base_fingerprint, "parameters": model.base_parameters,
                   "tokenizer": model.backbone.tokenizer.fingerprint,
-                  "template": model.encoder.template.fingerprint, "path": model.backbone.model.name_or_path},
+                  "template": model.encoder.template.fingerprint, "path": model.backbone.model.name_or_path,
+                  **model.about()},
     }
 
 
@@ -152,6 +153,7 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
         return None
     from recbole_soft.evaluation.injection import tune_injection
     from recbole_soft.grounding import popularity
+    from recbole_soft.models.traditional import load_traditional
 
     train, valid, _ = splits
     model = trainer.model
@@ -168,6 +170,7 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
 def _retriever(config, splits, root: Path):
     """The traditional model that proposes candidates."""
     from recbole_soft.models.rerank import Retriever
+    from recbole_soft.models.traditional import load_traditional
 
     folder = companion_folder(config, "retriever", splits, root,
                               lambda *arguments: _trained(config["dataset"], *arguments))
@@ -189,40 +192,12 @@ def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: 
     return folder
 
 
-def load_traditional(folder: Path, dataset, setting: str = "injection_model_file"):
-    """A traditional model of an earlier run, from its weights (safetensors) and its record; no pickle is read.
-
-    Args:
-        setting: which setting named the folder, for messages.
-    """
-    from recbole.utils import get_model
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from recbole_soft.config.soft_config import SoftConfig
-
-    if not (folder / "model.safetensors").is_file():
-        raise ModelError("there is no model.safetensors in this folder", where=str(folder),
-                         remedy="give the run folder of a traditional model, for instance saved/SASRec-ml-100k-...")
-    try:
-        record = read_json(folder / "run.json")
-        if dataset.catalog is not None and record["data"]["catalogue"] != dataset.catalog.fingerprint:
-            raise ValueError("it was trained on another catalogue, so its item ids mean other items")
-        config = SoftConfig(record["model"], record["dataset"], config_dict=record["user_settings"])
-        model = get_model(record["model"])(config, dataset).to(config["device"])
-        load_learned(model, load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"the traditional model cannot be used: {next(iter(str(error).splitlines()), error)}",
-                         where=f"{setting}={folder}",
-                         remedy="train it anew on this data set with the same settings of the data") from error
-    return model.eval()
-
-
 def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[str, Any]:
     from recbole.utils import get_model, get_trainer, init_seed
     from safetensors.torch import save_file
 
     from recbole_soft.evaluation.ranks import RankRecorder
+    from recbole_soft.models.traditional import learned_state
 
     train, valid, test = splits
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])

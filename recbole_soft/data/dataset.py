@@ -36,6 +36,7 @@ class SoftDataset(SequentialDataset):
         sequence_items: [n_interactions] item ids by user, then time; `window_id` of a row of `inter_feat`
             is the position of its target in this array.
         all_targets: [n] target item ids of a split before sampling.
+        sequence_times: [n_interactions] when each of them happened, as a place in the order of all.
         counts: what was read, dropped and kept, for the record.
     """
 
@@ -162,7 +163,7 @@ class SoftDataset(SequentialDataset):
         users = self.inter_feat[self.uid_field].numpy()
         items = self.inter_feat[self.iid_field].numpy()
         times = self.inter_feat[self.time_field].numpy()
-        self.sequence_items, self._user_start = items, first_positions(users)
+        self.sequence_items, self.sequence_times, self._user_start = items, times, first_positions(users)
         windows = make_windows(users, self.max_item_list_len, self.config["window"])
         if not len(windows):
             raise DataError("no user has two interactions, so there is no window", where=self.dataset_path,
@@ -226,6 +227,13 @@ class SoftDataset(SequentialDataset):
         digest = hashlib.sha256((self.catalog.fingerprint if self.catalog else "").encode())
         digest.update(self.sequence_items.tobytes() + self._user_start.tobytes())
         digest.update(repr([self.max_item_list_len, self.config["window"], self.config["eval_args"]]).encode())
+        return digest.hexdigest()[:16]
+
+    def interactions_fingerprint(self) -> str:
+        """Hash of all interactions of all splits in their order in time, sampled or not."""
+        digest = hashlib.sha256("\n".join(map(str, self.field2id_token[self.iid_field])).encode())
+        for array in (self.sequence_items, self.sequence_times, self._user_start):
+            digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
     def fingerprint(self) -> str:

@@ -24,7 +24,7 @@ from recbole_soft.demos.pool import Query
 from recbole_soft.demos.select import Selector
 from recbole_soft.llm.adapters import FullWeights, LoraSettings, LoraWeights, TunedWeights
 from recbole_soft.llm.backbone import Backbone, weights_fingerprint
-from recbole_soft.llm.beam import BeamSettings
+from recbole_soft.llm.beam import Beam, BeamSettings
 from recbole_soft.llm.generate import generate
 from recbole_soft.llm.masked_softmax import MaskedSoftmax
 from recbole_soft.llm.score import ResponseScores, score_responses
@@ -126,6 +126,27 @@ class LLMRecommender(SequentialRecommender):
     def _window_ids(self, interaction) -> list[int]:
         return interaction[WINDOW_FIELD].tolist() if WINDOW_FIELD in interaction else list(range(len(interaction)))
 
+    def prompts_in_training(self, prompts: Sequence[Tokens], progress: float, step: int) -> list[Tokens]:
+        """What an optimiser step trains on in place of `prompts`; a model with a curriculum of prompts overrides it.
+
+        Args:
+            progress: share of the stage's steps that are done, in [0, 1]; 1 where a stage continues another.
+            step: number of the step in the stage.
+        """
+        return list(prompts)
+
+    def prompt_text(self, prompt: Tokens) -> str:
+        """Words of a prompt."""
+        return self.backbone.tokenizer.decode(prompt)
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides trained weights beside settings, data and language model; part of their key."""
+        return {}
+
+    def about(self) -> dict[str, Any]:
+        """What the run's record should say of this model beside its language model."""
+        return {}
+
     def texts_of(self, dataset) -> WindowTexts:
         """Prompts and targets of all windows of a split."""
         interaction = dataset.inter_feat
@@ -157,7 +178,13 @@ class LLMRecommender(SequentialRecommender):
     def score(self, prompts: Sequence[Tokens], responses: Mapping[str, Sequence[Tokens]],
               masked: MaskedSoftmax | None = None) -> dict[str, ResponseScores]:
         """Negative log-likelihood of one or more responses per prompt, with gradients; `masked` for MSL's softmax."""
-        return score_responses(self.weights.model, prompts, responses, fast=self.options["fast_path"], masked=masked)
+        tokens, embeddings = self.model_inputs(prompts)
+        return score_responses(self.weights.model, tokens, responses, fast=self.options["fast_path"],
+                               prompt_embeddings=embeddings, masked=masked)
+
+    def model_inputs(self, prompts: Sequence[Tokens]) -> tuple[Sequence[Tokens], Sequence[Tensor] | None]:
+        """Ids that the language model has, and input embeddings `[length, d]` in their place, if not its own."""
+        return prompts, None
 
     def answer(self, prompts: Sequence[Tokens], progress: Callable[[int], None] | None = None) -> list[str]:
         """The best beam of every prompt as raw text, quotes and all."""
@@ -169,14 +196,20 @@ class LLMRecommender(SequentialRecommender):
         """Returned beams of every prompt as raw text, best first; kept until the weights change."""
         wanted = [tuple(prompt) for prompt in prompts]
         unknown = [list(prompt) for prompt in dict.fromkeys(wanted) if prompt not in self._answers]
-        beams = generate(
-            self.weights.model, unknown, self.beams, eos_ids=[self.backbone.tokenizer.eos_id],
-            pad_id=self.backbone.tokenizer.pad_id, batch_size=self.options["generation_batch_size"],
-            fast=self.options["fast_path"], trie=self.trie, progress=progress,
-        ) if unknown else []
+        beams = self.search(unknown, progress) if unknown else []
         for prompt, best in zip(unknown, beams, strict=True):
             self._answers[tuple(prompt)] = [self.backbone.tokenizer.decode(beam.tokens) for beam in best]
         return [self._answers[prompt] for prompt in wanted]
+
+    def search(
+        self, prompts: Sequence[Tokens] | Sequence[Tensor], progress: Callable[[int], None] | None = None
+    ) -> list[list[Beam]]:
+        """Returned beams of every prompt (tokens or input embeddings) under the weights that are switched on."""
+        return generate(
+            self.weights.model, prompts, self.beams, eos_ids=[self.backbone.tokenizer.eos_id],
+            pad_id=self.backbone.tokenizer.pad_id, batch_size=self.options["generation_batch_size"],
+            fast=self.options["fast_path"], trie=self.trie, progress=progress,
+        )
 
     def answered_titles(self, prompts: Sequence[Tokens]) -> list[str]:
         """Answers without their quotes."""

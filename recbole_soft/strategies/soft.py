@@ -118,12 +118,12 @@ def _distil(context: StageContext) -> list[DistilledWindow]:
     nearest = torch.cat([chunk.argmin(1) for _, chunk in distance_chunks(vectors, table)]).tolist()
     catalog = model.catalog
     category_of = {title: catalog.categories[items[0]] for title, items in catalog.items_of_title.items()}
-    decode = model.backbone.tokenizer.decode
+    text_of = model.prompt_text
     result = []
     for row, answer in enumerate(answers):
         grounded, category = catalog.unique_titles[nearest[row]], windows.target_categories[row]
         result.append(DistilledWindow(
-            window_id=windows.window_ids[row], prompt=decode(windows.prompts[row]), target=windows.target_titles[row],
+            window_id=windows.window_ids[row], prompt=text_of(windows.prompts[row]), target=windows.target_titles[row],
             answer=answer, grounded=grounded, distance=distances[row],
             is_title=model.title_vectors.is_title(titles[row]),
             category_matches=category_of[grounded] == category if category else None,

@@ -147,8 +147,11 @@ class LLMTrainer(Trainer):
         started, tokens, sums = time.perf_counter(), 0, {}
         batches = epoch_batches(len(windows), self.config["train_batch_size"], self.config["seed"], epoch_idx)
         with self._progress(f"{stage.label} epoch {epoch_idx + 1}/{self.epochs}", len(windows)) as advance:
-            for batch in batches:
-                parts, batch_tokens = self._step(stage, batch, advance)
+            for number, batch in enumerate(batches, start=epoch_idx * len(batches)):
+                # A stage that continues another's weights is past any warm-up of the prompts.
+                progress = 1.0 if stage.starts_from else number / (self.epochs * len(batches))
+                prompts = self.model.prompts_in_training([windows.prompts[row] for row in batch], progress, number)
+                parts, batch_tokens = self._step(stage, dict(zip(batch, prompts, strict=True)), advance)
                 tokens += batch_tokens
                 for name, value in parts.items():
                     sums[name] = sums.get(name, 0.0) + value * len(batch)
@@ -160,17 +163,20 @@ class LLMTrainer(Trainer):
         self._log_scalars(row)
         return row["loss_total"]
 
-    def _step(self, stage: Stage, batch: list[int], advance: Callable[[int], None]) -> tuple[dict[str, float], int]:
-        """One optimiser step; returns the batch's losses and figures by name, and the tokens it read."""
-        windows = self._windows
+    def _step(
+        self, stage: Stage, prompts: dict[int, list[int]], advance: Callable[[int], None]
+    ) -> tuple[dict[str, float], int]:
+        """One optimiser step on `prompts`, by row; returns the batch's losses and figures by name,
+        and the tokens it read."""
+        batch = list(prompts)
         responses = stage.responses(batch)
         batch_tokens = {kind: stage.count_tokens(texts) for kind, texts in responses.items()}
         of_row = {kind: dict(zip(batch, texts, strict=True)) for kind, texts in responses.items()}
-        lengths = {row: len(windows.prompts[row]) + sum(len(texts[row]) for texts in of_row.values()) for row in batch}
+        lengths = {row: len(prompts[row]) + sum(len(texts[row]) for texts in of_row.values()) for row in batch}
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
         for rows in micro_batches(batch, lengths, self.config["micro_batch_size"]):
-            scores = self.model.score([windows.prompts[row] for row in rows],
+            scores = self.model.score([prompts[row] for row in rows],
                                       {kind: [texts[row] for row in rows] for kind, texts in of_row.items()},
                                       stage.masked)
             loss = stage.loss(scores, batch_tokens, rows)

@@ -36,12 +36,14 @@ class StageWeights:
     def key(self, stage: Stage, windows: WindowTexts, valid_data) -> str:
         """Hash of all that decides the stage's weights: model, words, data, settings, earlier stages."""
         given = self._given(stage)
-        parts = given if given else {
+        parts: dict[str, Any] = dict(given) if given else {
             "settings": {name: self._config[name] for name in (*DECIDING_SETTINGS, *stage.depends_on)},
             "train": (windows.prompts, windows.targets),
             "valid": valid_data.dataset.fingerprint() if valid_data is not None else None,
             "device": self._config["device"].type, "earlier": dict(self.keys),
         }
+        if deciding := self._model.deciding():
+            parts["deciding"] = deciding
         self.keys[stage.name] = content_key(
             stage=stage.name, code=f"{type(stage).__module__}.{type(stage).__qualname__}", model=type(self._model).name,
             catalogue=self._model.catalog.fingerprint, base=self._model.base_fingerprint,

@@ -13,7 +13,7 @@ from recbole_soft.registry import MODELS, SCHEDULES, STRATEGIES, llm_names
 from recbole_soft.run import run_recbole_soft
 
 # Settings of a model that spare a test the training of another one.
-QUICK = {"Rerank": {"retriever": "Pop"}}
+QUICK = {"Rerank": {"retriever": "Pop"}, "LLaRA": {"rec_model_settings": {"epochs": 2}}}
 
 
 def test_registries_are_not_empty():
