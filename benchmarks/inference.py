@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.measure import Stage
 from benchmarks.workbench import Workbench
-from recbole_soft.evaluation.grounded_ranks import grounded_ranks
 from recbole_soft.evaluation.ranks import ranks_of
+from recbole_soft.grounded_ranks import grounded_ranks
 from recbole_soft.grounding import distances, item_scores
 from recbole_soft.llm.beam import Beam, BeamSettings
 from recbole_soft.llm.generate import generate

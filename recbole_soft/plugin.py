@@ -29,11 +29,21 @@ def install() -> None:
 
 
 def _register_datasets() -> None:
-    from recbole_soft.data.dataset import SoftDataset
+    """RecBole looks for `NAMEDataset` in its module of data sets.
 
+    Ours is found there on demand: importing it here would be a circle for whoever imports it first.
+    """
     module = importlib.import_module("recbole.data.dataset")
-    for name in (*llm_names(), *traditional_names()):
-        setattr(module, f"{name}Dataset", SoftDataset)
+    names = {f"{name}Dataset" for name in (*llm_names(), *traditional_names())}
+
+    def look_up(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        from recbole_soft.data.dataset import SoftDataset
+
+        return SoftDataset
+
+    module.__getattr__ = look_up
 
 
 def _wrap(name: str, modules: tuple[str, ...], make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

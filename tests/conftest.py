@@ -11,11 +11,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 
 import recbole_soft  # noqa: F401  (mends RecBole before any test imports it)
 from tests.toys import write_toy_dataset
 
 torch.set_num_threads(1)
+# The same examples every time, so that a change is blamed for what it broke; HYPOTHESIS_PROFILE=default searches on.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(autouse=True)

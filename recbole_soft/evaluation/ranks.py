@@ -48,6 +48,10 @@ class RankRecorder:
         self._batches.append(ranks_of(scores_tensor, targets).cpu().numpy())
         self._collector.eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
 
+    def note(self, ranks: Tensor) -> None:
+        """Takes `[n]` ranks that were found without scores."""
+        self.last = ranks.cpu().numpy()
+
     def get_data_struct(self):
         self.last = np.concatenate(self._batches) if self._batches else np.zeros(0, dtype=np.int64)
         self._batches = []

@@ -111,6 +111,14 @@ def load_backbone(settings: LoadSettings) -> Backbone:
     return Backbone(model.eval(), tokenizer, settings.device)
 
 
+def recompute_activations(model: nn.Module) -> None:
+    """Trades time for memory in training: activations are computed again in the backward pass."""
+    # transformers 5 renamed it and warns of the old name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+
+
 def weights_fingerprint(model: nn.Module, samples: int = 1024) -> str:
     """Hash of a model's architecture and of evenly spaced values of every tensor."""
     digest = hashlib.sha256(type(model).__name__.encode())

@@ -23,7 +23,7 @@ from recbole_soft.data.dataset import WINDOW_FIELD
 from recbole_soft.demos.pool import Query
 from recbole_soft.demos.select import Selector
 from recbole_soft.llm.adapters import FullWeights, LoraSettings, LoraWeights, TunedWeights
-from recbole_soft.llm.backbone import Backbone, weights_fingerprint
+from recbole_soft.llm.backbone import Backbone, recompute_activations, weights_fingerprint
 from recbole_soft.llm.beam import Beam, BeamSettings
 from recbole_soft.llm.generate import generate
 from recbole_soft.llm.masked_softmax import MaskedSoftmax
@@ -91,8 +91,7 @@ class LLMRecommender(SequentialRecommender):
         self.selector: Selector | None = None
         self._answers: dict[tuple[int, ...], list[str]] = {}
         if config["gradient_checkpointing"]:
-            self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.backbone.model.enable_input_require_grads()
+            recompute_activations(self.backbone.model)
 
     # ---- windows to text -------------------------------------------------------------------------
     def histories(self, interaction) -> list[list[str]]:
@@ -250,6 +249,14 @@ class LLMRecommender(SequentialRecommender):
         """[b] score of each window's item."""
         scores = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID].to(scores.device).view(-1, 1)).squeeze(1)
+
+    def target_ranks(self, interaction, targets: Tensor, masked: tuple[Tensor, Tensor] | None) -> Tensor | None:
+        """[b] ranks of `targets` (item ids) without the scores of all items; None where only scores tell them.
+
+        Args:
+            masked: pairs of window and item id that are no candidates, `[m]` each.
+        """
+        return None
 
     def full_sort_predict(self, interaction) -> Tensor:
         """[b, n_items] float32 scores, larger is better."""

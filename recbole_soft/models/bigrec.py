@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recbole_soft.grounded_ranks import grounded_ranks
 from recbole_soft.grounding import distances, inject, item_scores
 from recbole_soft.models.base import LLMRecommender
 
@@ -47,6 +48,17 @@ class BIGRec(LLMRecommender):
         With `ranking: beams` the items that the beams name come first, in the order of the beams.
         """
         return self.beams_first(self.injected(self.grounded_scores(interaction), interaction), interaction)
+
+    @torch.no_grad()
+    def target_ranks(self, interaction, targets: Tensor, masked: tuple[Tensor, Tensor] | None) -> Tensor | None:
+        """[b] ranks straight from vectors, where they are decided by distances alone and titles are distinct."""
+        is_by_distance = self.injection is None and self.options["ranking"] == "grounding"
+        is_distinct = len(self.title_rows) == len(self.catalog.unique_titles)
+        if not (is_by_distance and is_distinct and self.options["fast_path"]):
+            return None
+        answers = self.title_vectors.lookup(self.answered_titles(self.prompts(interaction)))
+        rows = None if masked is None else (masked[0].to(answers.device), masked[1].to(answers.device) - 1)
+        return grounded_ranks(answers, self.title_vectors.table(), targets.to(answers.device) - 1, rows)
 
     @torch.no_grad()
     def grounded_scores(self, interaction) -> Tensor:

@@ -23,6 +23,7 @@ from recbole_soft.models.base import LLMRecommender, WindowTexts
 from recbole_soft.registry import split_name
 from recbole_soft.strategies.base import Stage, StageContext
 from recbole_soft.trainer.batches import epoch_batches, micro_batches
+from recbole_soft.trainer.rank_metrics import direct_ranks, places_of
 from recbole_soft.trainer.stage_weights import StageWeights
 
 logger = logging.getLogger("recbole_soft")
@@ -218,7 +219,12 @@ class LLMTrainer(Trainer):
             self.model.forget_answers()
         with self._progress("Answers", len(eval_data.dataset)) as advance:
             self.model.prepare(eval_data.dataset.inter_feat, advance)
-        return super().evaluate(eval_data, load_best_model=False, show_progress=False)
+        ranks = direct_ranks(self.model.eval(), eval_data, self.config["metrics"])
+        if ranks is None:
+            return super().evaluate(eval_data, load_best_model=False, show_progress=False)
+        if hasattr(self.eval_collector, "note"):
+            self.eval_collector.note(ranks)
+        return self.evaluator.evaluate(places_of(ranks.cpu(), max(self.config["topk"])))
 
     # ---- reporting -------------------------------------------------------------------------------
     def evaluate_stage(self, stage_name: str, eval_data) -> dict[str, float]:

@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"data"},
     {"prompts"},
     {"llm"},
-    {"grounding"},
+    {"grounding", "grounded_ranks"},
     {"losses", "curriculum", "distill", "demos", "rank_losses", "teacher"},
     {"models"},
     {"strategies"},

@@ -59,7 +59,10 @@ def test_demonstrations_run_and_repeat(toy_settings, tmp_path, demos):
     settings = toy_settings(demos=demos, valid_sample=4, test_sample=8, **SMALL_EFFECT)
     first, second = (run("BIGRec_ICL", {**settings, "run_name": name}) for name in "ab")
     assert ranks_of(first) == ranks_of(second)
-    assert first["record"]["notes"]["demonstrations"] == {"asked": 16, "shown": 16, "windows_without": 0}
+    shown = first["record"]["notes"]["demonstrations"]
+    # Windows that hold a known answer are no candidates for `effect`, so a window may run out of them.
+    fewest = 12 if demos == "effect" else 16
+    assert shown["asked"] == 16 and shown["windows_without"] == 0 and shown["shown"] >= fewest
     assert f"BIGRec ICL {demos}" in first["table"]
 
 

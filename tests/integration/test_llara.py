@@ -48,7 +48,7 @@ def open_llara(toy_settings):
 
 
 def change_item(model, item: int) -> None:
-    model.projector.vectors[item] += 5.0
+    model.projector.vectors[item] += 50.0
     model.forget_answers()
 
 
@@ -65,7 +65,7 @@ def test_one_items_vector_changes_what_its_own_windows_are_answered_and_no_other
         before, beams = model.score(prompts, responses)["target"].nll, model.search(prompts)
         change_item(model, item)
         after, others = model.score(prompts, responses)["target"].nll, model.search(prompts)
-    assert ((after - before).abs() > 1e-4).tolist() == has_item.tolist()
+    assert ((after - before).abs() > 1e-5).tolist() == has_item.tolist()
     differs = [a[0].score != b[0].score for a, b in zip(beams, others, strict=True)]
     assert [bool(d) for d in differs] == has_item.tolist()
 
@@ -251,7 +251,6 @@ def test_constrained_beams_and_the_plain_search_work_from_embeddings(open_llara)
     assert titles <= set(model.catalog.unique_titles)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_gradient_checkpointing_trains_the_same(toy_settings, tmp_path):
     results = [run("LLaRA_SFT", toy_settings(epochs=1, tuning="lora", gradient_checkpointing=on, lora_dropout=0.0,
                                              artifacts_dir=str(tmp_path / str(on)), **QUICK)) for on in (True, False)]

@@ -62,6 +62,11 @@ def tiny(family: str = "Llama", attention: str = "sdpa", eos_bias: float = 5.0, 
     return model
 
 
+@cache
+def tiny_in_double(eos_bias: float):
+    return tiny.__wrapped__(eos_bias=eos_bias).double()
+
+
 def some_prompts(count: int, longest: int = 20, shared: int = 4, seed: int = 0) -> list[list[int]]:
     draw = random.Random(seed)
     beginning = [draw.randrange(3, VOCABULARY) for _ in range(shared)]
@@ -104,7 +109,8 @@ def test_any_settings_give_the_beams_of_transformers(
     beginning = [draw.randrange(3, VOCABULARY) for _ in range(shared)]
     prompts = [beginning + [draw.randrange(3, VOCABULARY) for _ in range(length)] for length in lengths]
     search = BeamSettings(beams, new_tokens, penalty, data.draw(st.integers(1, beams)))
-    model = tiny(eos_bias=eos_bias)
+    # In float32, beams a few millionths apart may change places by rounding alone, in either implementation.
+    model = tiny_in_double(eos_bias)
     ours = generate(model, prompts, search, batch_size=batch_size, **STOPS)
     assert_same(ours, reference_beam_search(model, prompts, search, **STOPS))
     assert all(len(row) == search.num_return for row in ours)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recbole_soft.llm.beam import Beam, BeamSettings
 from recbole_soft.llm.generate import generate
 from recbole_soft.llm.trie import TokenTrie
-from tests.llm.test_beam import EOS, PAD, STOPS, assert_same, some_prompts, tiny
+from tests.llm.test_beam import EOS, PAD, STOPS, assert_same, some_prompts, tiny, tiny_in_double
 
 
 def catalogue(size: int, seed: int = 0, tokens: int = 12) -> list[list[int]]:
@@ -56,7 +56,7 @@ def beams_of_transformers_in(titles: list[list[int]], model, prompts, search: Be
     distinct_tokens=st.sampled_from([2, 12]),
 )
 def test_constrained_beams_are_those_of_transformers(size, seed, beams, penalty, distinct_tokens):
-    model, prompts, titles = tiny(), some_prompts(5, seed=seed), catalogue(size, seed, distinct_tokens)
+    model, prompts, titles = tiny_in_double(5.0), some_prompts(5, seed=seed), catalogue(size, seed, distinct_tokens)
     search, trie = BeamSettings(beams, 8, penalty, beams), TokenTrie.build(titles, EOS)
     ours = generate(model, prompts, search, batch_size=3, trie=trie, **STOPS)
     assert_same(ours, beams_of_transformers_in(titles, model, prompts, search))

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_soft.evaluation import grounded_ranks as module
-from recbole_soft.evaluation.grounded_ranks import grounded_ranks
+from recbole_soft import grounded_ranks as module
 from recbole_soft.evaluation.ranks import ranks_of
+from recbole_soft.grounded_ranks import grounded_ranks
 from recbole_soft.grounding import distances, item_scores
 
 

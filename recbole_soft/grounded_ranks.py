@@ -3,7 +3,7 @@
 A rank needs distances only as far as they are smaller than the target's. So a matrix product in float32 sorts out
 what surely is nearer or farther, by a bound on its rounding error, and the few items in between are measured
 exactly. Memory stays small: neither distances nor scores of all items are kept. For evaluations that need ranks
-alone; RecBole's own metrics need the scores (`grounding.distances`).
+alone; metrics that ask which items were recommended need the scores (`grounding.distances`).
 """
 
 from __future__ import annotations
