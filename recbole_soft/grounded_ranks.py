@@ -58,7 +58,12 @@ def grounded_ranks(
 def _mean(items: Tensor) -> Tensor:
     """[d] mean in float64 without a copy of the table in float64; only has to lie somewhere among the items."""
     step = max(1, _BLOCK_ELEMENTS // max(1, items.shape[1]))
-    return torch.stack([block.double().sum(0) for block in items.split(step)]).sum(0) / len(items)
+    # One buffer for all blocks: allocators may keep every block they ever gave out, a second table in the end.
+    buffer = torch.empty(min(step, len(items)), items.shape[1], dtype=torch.float64, device=items.device)
+    total = buffer.new_zeros(items.shape[1])
+    for block in items.split(step):
+        total += buffer[: len(block)].copy_(block).sum(0)
+    return total / len(items)
 
 
 def _count_nearer(answers: Tensor, items: Tensor, targets: Tensor, own: Tensor, centre: Tensor) -> Tensor:
@@ -73,11 +78,13 @@ def _count_nearer(answers: Tensor, items: Tensor, targets: Tensor, own: Tensor, 
     factors = torch.cat([-2 * left, torch.ones_like(left[:, :1])], dim=1)
     step = max(256, _BLOCK_ELEMENTS // max(1, width))
     block = left.new_empty(min(step, len(items)), width + 1)
+    wide = left.new_empty(len(block), width, dtype=torch.float64)
     ahead = torch.zeros(len(answers), dtype=torch.long, device=answers.device)
     for first in range(0, len(items), step):
         rows = block[: min(step, len(items) - first)]
         right = torch.sub(items[first: first + step].float(), centre, out=rows[:, :width])
-        lengths = torch.linalg.vecdot(right.double(), right.double())
+        doubled = wide[: len(rows)].copy_(right)
+        lengths = torch.linalg.vecdot(doubled, doubled)
         rows[:, width] = lengths * (1 + bound)
         estimates = factors @ rows.T
         possibly = (wanted + bound * (squared + 2 * lengths.amax())).float()[:, None]
