@@ -13,7 +13,7 @@ import numpy as np
 from recbole_soft import plugin
 from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, write_text
 from recbole_soft.companions import companion_folder
-from recbole_soft.data.sources import find_dataset
+from recbole_soft.data.sources import data_files, find_dataset
 from recbole_soft.errors import DataError, SettingError
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
@@ -133,7 +133,7 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[s
     for stage in trainer.stages:
         injection = _injection(config, trainer, stage.name, splits)
         test_result = trainer.evaluate_stage(stage.name, test)
-        results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, config, folder)
+        results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, splits, config)
                        | {"injection": injection})
     clock.lap("test")
     return {
@@ -225,17 +225,19 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
               for epoch, loss in trainer.train_loss_dict.items()]
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
-        "results": [_result(config["model"], "test", recorder.last, config, folder)], "curves": curves,
+        "results": [_result(config["model"], "test", recorder.last, splits, config)], "curves": curves,
         "stages": {}, "notes": getattr(model, "notes", {}),
         "model": {"parameters": sum(parameter.numel() for parameter in model.parameters())},
     }
 
 
-def _result(label: str, stage: str, ranks: np.ndarray, config, folder: Path) -> dict[str, Any]:
-    """Metrics of a row of the table; the ranks go to a file for significance tests."""
+def _result(label: str, stage: str, ranks: np.ndarray, splits, config) -> dict[str, Any]:
+    """Metrics of a row of the table; the ranks go to a file for significance tests and breakdowns."""
     from recbole_soft.evaluation.ranks import metric_table
+    from recbole_soft.evaluation.windows import rank_rows, window_columns
 
-    write_rows(folder / f"ranks_{stage}.csv", [{"window": row, "rank": int(rank)} for row, rank in enumerate(ranks)])
+    train, _, test = (loader.dataset for loader in splits)
+    write_rows(Path(config["run_folder"]) / f"ranks_{stage}.csv", rank_rows(ranks, window_columns(train, test)))
     cutoffs = sorted({*REPORTED_CUTOFFS, *config["topk"]})
     return {"label": label, "stage": stage, "windows": len(ranks), "ranks_file": f"ranks_{stage}.csv",
             "metrics": metric_table(ranks, cutoffs)}
@@ -254,6 +256,7 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> 
             "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
             "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
             "catalogue": data.catalog.fingerprint if data.catalog else None,
+            "files": data_files(Path(data.dataset_path), config["dataset"]),
             "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
         },
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
