@@ -8,11 +8,11 @@ from pathlib import Path
 
 from recbole_soft.artifacts import make_folder, write_text
 from recbole_soft.errors import SettingError, nearest
-from recbole_soft.reporting.comparison import SHOWN, Comparison, compare_methods
+from recbole_soft.reporting.comparison import SHOWN, Comparison
 from recbole_soft.reporting.comparison_formats import FORMATS, terminal
-from recbole_soft.reporting.methods import group_methods
+from recbole_soft.reporting.methods import Method, group_methods
 from recbole_soft.reporting.records import read_records
-from recbole_soft.reporting.summaries import read_summary, write_summary
+from recbole_soft.reporting.summaries import Summary, read_summary, write_summary
 
 OPTIONS = {"runs": "", "from": "", "metrics": "", "baseline": "", "datasets": "", "details": "False", "out": "",
            "save": "", "format": "txt"}
@@ -44,26 +44,27 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0
     options = parse_options(argv)
-    if options["from"]:
-        methods, metrics, baseline = read_summary(Path(options["from"]))
-    else:
-        methods = group_methods(read_records([Path(place) for place in _listed(options["runs"])]))
-        metrics, baseline = list(SHOWN), None
-    metrics, baseline = _listed(options["metrics"]) or metrics, options["baseline"] or baseline
-    if wanted := _listed(options["datasets"]):
-        known = {method.dataset for method in methods}
-        if missing := [name for name in wanted if name not in known]:
-            raise SettingError(f"there is no run on '{missing[0]}'", "--datasets", nearest(missing[0], known))
-        methods = [method for method in methods if method.dataset in wanted]
-    comparison = compare_methods(methods, metrics, baseline)
+    summary = read_summary(Path(options["from"])) if options["from"] else Summary(
+        group_methods(read_records([Path(place) for place in _listed(options["runs"])])))
+    summary = Summary(_on_datasets(summary.methods, _listed(options["datasets"])),
+                      _listed(options["metrics"]) or summary.metrics, options["baseline"] or summary.baseline,
+                      summary.notes)
+    comparison = summary.compared()
     is_detailed = options["details"].lower() in YES
     sys.stdout.write(terminal(comparison, is_detailed) if options["format"] == "txt"
                      else FORMATS[options["format"]](comparison))
     if options["out"]:
         write_tables(Path(options["out"]), comparison)
     if options["save"]:
-        write_summary(Path(options["save"]), methods, metrics, baseline)
+        write_summary(Path(options["save"]), summary)
     return 0
+
+
+def _on_datasets(methods: Sequence[Method], wanted: Sequence[str]) -> list[Method]:
+    known = {method.dataset for method in methods}
+    if missing := [name for name in wanted if name not in known]:
+        raise SettingError(f"there is no run on '{missing[0]}'", "--datasets", nearest(missing[0], known))
+    return [method for method in methods if method.dataset in (wanted or known)]
 
 
 def write_tables(folder: Path, comparison: Comparison) -> list[Path]:

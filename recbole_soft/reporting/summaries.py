@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recbole_soft.artifacts import disk_errors, make_folder, read_json, write_text
-from recbole_soft.reporting.comparison import SHOWN
+from recbole_soft.reporting.comparison import SHOWN, Comparison, compare_methods
 from recbole_soft.reporting.methods import Method
 from recbole_soft.reporting.record import plain
 from recbole_soft.reporting.records import RecordError, RunRecord, WindowTable, with_tables
@@ -30,20 +31,32 @@ _PATHS = ("run_folder", "checkpoint_dir", "artifacts_dir", "data_path")
 _DIGITS = 6
 
 
-def write_summary(folder: Path, methods: Sequence[Method], metrics: Sequence[str] = SHOWN,
-                  baseline: str | None = None) -> Path:
-    """Writes a summary; what an earlier one left in the folder is replaced.
+@dataclass(frozen=True)
+class Summary:
+    """What a table is made from, and how it is shown when nothing else is asked for.
 
-    Args:
+    Attributes:
         methods: rows of the table, in its order.
-        metrics, baseline: what the table shows when nothing else is asked for.
+        notes: sentences below the table, by data set.
+    """
 
-    Returns:
-        `folder`.
+    methods: Sequence[Method]
+    metrics: Sequence[str] = SHOWN
+    baseline: str | None = None
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def compared(self) -> Comparison:
+        """The table."""
+        return compare_methods(self.methods, self.metrics, self.baseline, self.notes)
+
+
+def write_summary(folder: Path, summary: Summary) -> Path:
+    """Writes a summary and returns `folder`; what an earlier one left there is replaced.
 
     Raises:
         UserError: the folder cannot be written.
     """
+    methods = summary.methods
     runs = list({id(result.run): result.run for method in methods for result in method.results}.values())
     numbers = {id(run): number for number, run in enumerate(runs)}
     common = _common([run.config for run in runs])
@@ -61,7 +74,8 @@ def write_summary(folder: Path, methods: Sequence[Method], metrics: Sequence[str
     arrays |= {f"users/{dataset}": codes for dataset, codes in users.items()}
     make_folder(folder, "save")
     content = {
-        "schema": SUMMARY_SCHEMA, "metrics": list(metrics), "baseline": baseline,
+        "schema": SUMMARY_SCHEMA, "metrics": list(summary.metrics), "baseline": summary.baseline,
+        "notes": {dataset: list(lines) for dataset, lines in summary.notes.items()},
         "methods": [{"label": method.label, "name": method.name,
                      "results": [[numbers[id(result.run)], result.stage] for result in method.results]}
                     for method in methods],
@@ -73,8 +87,8 @@ def write_summary(folder: Path, methods: Sequence[Method], metrics: Sequence[str
     return folder
 
 
-def read_summary(folder: Path) -> tuple[list[Method], list[str], str | None]:
-    """Methods, metrics and baseline of a summary.
+def read_summary(folder: Path) -> Summary:
+    """What `write_summary` wrote.
 
     Raises:
         RecordError: a file is missing or damaged.
@@ -90,7 +104,7 @@ def read_summary(folder: Path) -> tuple[list[Method], list[str], str | None]:
     except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise RecordError(f"there is no readable summary: {error}", where=str(folder),
                           remedy=f"give a folder that holds {SUMMARY_FILE} and {RANKS_FILE}") from error
-    return methods, content["metrics"], content["baseline"]
+    return Summary(methods, content["metrics"], content["baseline"], content["notes"])
 
 
 def _run(raw: dict[str, Any], number: int, common: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
