@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, write_text
+from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, write_lines, write_text
 from recbole_soft.companions import companion_folder
 from recbole_soft.data.sources import find_dataset
+from recbole_soft.distill import read_distilled, write_distilled
 from recbole_soft.errors import DataError, SettingError
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
@@ -22,7 +23,7 @@ from recbole_soft.run_log import log_to, tensorboard_in
 
 logger = logging.getLogger("recbole_soft")
 REPORTED_CUTOFFS = (1, 5, 10, 20, 50)
-NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path")
+NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path", "examples")
 
 
 def run_recbole_soft(
@@ -129,12 +130,15 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[s
     trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
     best_score, best_result = trainer.fit(train, valid, saved=saved, show_progress=config["show_progress"])
     clock.lap("training")
+    if config["examples"] and "self_distilled_set" in trainer.notes:
+        distilled = read_distilled(Path(trainer.notes["self_distilled_set"]["file"]))
+        write_distilled(folder / "examples_distilled.jsonl", distilled[:config["examples"]])
     results = []
     for stage in trainer.stages:
         injection = _injection(config, trainer, stage.name, splits)
         test_result = trainer.evaluate_stage(stage.name, test)
-        results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, config, folder)
-                       | {"injection": injection})
+        results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, splits, config)
+                       | {"injection": injection, **_answers(model, stage.name, recorder.last, test, config)})
     clock.lap("test")
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
@@ -225,17 +229,31 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
               for epoch, loss in trainer.train_loss_dict.items()]
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
-        "results": [_result(config["model"], "test", recorder.last, config, folder)], "curves": curves,
+        "results": [_result(config["model"], "test", recorder.last, splits, config)], "curves": curves,
         "stages": {}, "notes": getattr(model, "notes", {}),
         "model": {"parameters": sum(parameter.numel() for parameter in model.parameters())},
     }
 
 
-def _result(label: str, stage: str, ranks: np.ndarray, config, folder: Path) -> dict[str, Any]:
-    """Metrics of a row of the table; the ranks go to a file for significance tests."""
-    from recbole_soft.evaluation.ranks import metric_table
+def _answers(model, stage: str, ranks: np.ndarray, test, config) -> dict[str, Any]:
+    """Figures about the generated answers of a row of the table; the first of them go to a file, to be read."""
+    from recbole_soft.evaluation.answers import answer_examples, answer_figures
 
-    write_rows(folder / f"ranks_{stage}.csv", [{"window": row, "rank": int(rank)} for row, rank in enumerate(ranks)])
+    shown = answer_examples(model, test, ranks, config["examples"])
+    if not shown:
+        return {"answers": answer_figures(model, test)}
+    file = Path(config["run_folder"]) / f"examples_{stage}.jsonl"
+    write_lines(file, shown)
+    return {"answers": answer_figures(model, test), "examples_file": file.name}
+
+
+def _result(label: str, stage: str, ranks: np.ndarray, splits, config) -> dict[str, Any]:
+    """Metrics of a row of the table; the ranks go to a file for significance tests and breakdowns."""
+    from recbole_soft.evaluation.ranks import metric_table
+    from recbole_soft.evaluation.windows import rank_rows, window_columns
+
+    train, _, test = (loader.dataset for loader in splits)
+    write_rows(Path(config["run_folder"]) / f"ranks_{stage}.csv", rank_rows(ranks, window_columns(train, test)))
     cutoffs = sorted({*REPORTED_CUTOFFS, *config["topk"]})
     return {"label": label, "stage": stage, "windows": len(ranks), "ranks_file": f"ranks_{stage}.csv",
             "metrics": metric_table(ranks, cutoffs)}

@@ -69,6 +69,7 @@ class LLMRecommender(SequentialRecommender):
     """Base of the LLM recommenders; RecBole sees an ordinary sequential model."""
 
     family = "llm"
+    answers_with_titles = False  # whether windows are answered by a generated title
     input_type = InputType.POINTWISE
     skip_flops = True
 
