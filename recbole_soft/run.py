@@ -13,7 +13,7 @@ import numpy as np
 from recbole_soft import plugin
 from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, write_lines, write_text
 from recbole_soft.companions import companion_folder
-from recbole_soft.data.sources import find_dataset
+from recbole_soft.data.sources import data_files, find_dataset
 from recbole_soft.distill import read_distilled, write_distilled
 from recbole_soft.errors import DataError, SettingError
 from recbole_soft.registry import is_llm_name
@@ -272,6 +272,7 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> 
             "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
             "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
             "catalogue": data.catalog.fingerprint if data.catalog else None,
+            "files": data_files(Path(data.dataset_path), config["dataset"]),
             "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
         },
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from recbole_soft.artifacts import file_hash
 from recbole_soft.data.download import download_atomic_files
 from recbole_soft.errors import DataError, nearest
 
@@ -52,6 +53,12 @@ def find_dataset(name: str, data_path: str | None = None) -> Path:
         if (folder / f"{name}.inter").is_file():
             return folder
     return _downloaded(name, data_path, places)
+
+
+def data_files(folder: Path, name: str) -> dict[str, str]:
+    """Hash of each file of a data set by its name: equal means the same data, whatever the files' dates say."""
+    return {path.name: file_hash(path)[:16] for path in (folder / f"{name}.inter", folder / f"{name}.item")
+            if path.is_file()}
 
 
 def known_datasets(data_path: str | None = None) -> dict[str, str]:

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first; a module may import from its own layer (unless it is a set of siblings) and from lower ones.
 LAYERS: list[set[str]] = [
-    {"errors", "compat", "artifacts"},
+    {"errors", "compat", "artifacts", "statistics"},
     {"registry", "config"},
     {"data"},
     {"prompts"},
@@ -32,7 +32,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LEAVES = {"recbole_soft.config.schema", "recbole_soft.config.source_reading"}
 SIBLINGS = ({"losses", "curriculum", "distill", "demos", "rank_losses", "teacher"}, {"evaluation", "reporting"})
 ONLY_IN_LLM = {"transformers", "peft", "bitsandbytes", "tokenizers"}
-NO_TORCH = {"config", "prompts", "errors", "registry", "artifacts", "distill", "curriculum", "cli", "cli_help"}
+NO_TORCH = {"config", "prompts", "errors", "registry", "artifacts", "distill", "curriculum", "cli", "cli_help", "statistics"}
 
 
 def imports_of(path: Path) -> set[str]:
