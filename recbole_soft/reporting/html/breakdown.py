@@ -9,15 +9,16 @@ import numpy as np
 
 from recbole_soft.reporting.html.charts import Point, Series, chart
 from recbole_soft.reporting.html.markup import Html, tag
-from recbole_soft.reporting.html.scales import Axis
-from recbole_soft.reporting.html.tables import Column, Valued, figure, figures, table
+from recbole_soft.reporting.html.scales import Axis, percent
+from recbole_soft.reporting.html.tables import Column, Valued, figure, table
 from recbole_soft.reporting.html.view import DataGroup, Method, Section, left_for_room
 from recbole_soft.statistics.metrics import wilson_interval
 
 BINS = 4
 WIDTH_OF_BIN = 0.6
+LEAST_SHARE = 0.05
 WHAT = {
-    "popularity": ("By popularity of the target", "times the target is the target of a training window"),
+    "popularity": ("By popularity of the target", "training windows with this target"),
     "history": ("By length of the history", "items in the history"),
 }
 
@@ -55,11 +56,11 @@ def section(groups: Sequence[DataGroup]) -> Section:
 
 
 def bins_of(values: np.ndarray, most: int = BINS) -> list[Bin]:
-    """Parts of about equal size; few distinct values have a part each, and 0 always has its own."""
+    """Parts of about equal size; few distinct values have a part each, and so has 0 unless it is rare."""
     distinct = np.unique(values)
     if len(distinct) <= most:
         return [Bin(int(value), int(value), values == value) for value in distinct]
-    starts = [0] if distinct[0] == 0 else []
+    starts = [0] if (values == 0).mean() >= LEAST_SHARE else []
     rest = values[values > 0] if starts else values
     parts = most - len(starts)
     cuts = np.quantile(rest, np.arange(1, parts) / parts, method="inverted_cdf")
@@ -90,17 +91,16 @@ def _by(group: DataGroup, column: str) -> Html | None:
         return tag("p", f"{title}: not shown, it is {bins[0].name} in every window.", class_="left-out")
     shares = {method.name: _shares(method, bins, int(metric.partition("@")[2])) for method in group.methods}
     shown = group.foremost(group.methods)
-    ticks = [(place, f"{part.name} ({part.count})") for place, part in enumerate(bins)]
+    ticks = [(place, f"{part.name}\nn = {part.count}") for place, part in enumerate(bins)]
     step = WIDTH_OF_BIN / max(1, len(shown) - 1)
     series = [Series(method.name, [
         Point(place + order * step - (WIDTH_OF_BIN / 2 if len(shown) > 1 else 0), share,
               f"{share:.1%} [{low:.1%}, {high:.1%}] of {part.count} windows", low, high)
         for place, (part, (share, low, high)) in enumerate(zip(bins, shares[method.name], strict=True))
     ], method.number, is_joined=False) for order, method in enumerate(shown)]
-    drawing = chart(title, series, Axis(f"{label} (windows)", ticks=ticks), Axis(metric, low=0.0))
-    note = f"{metric} of the test windows in each part." + left_for_room(shown, group.methods)
-    return tag("div", figures(figure(title, drawing, series, note)), _table(group, bins, shares, metric, label),
-               class_="beside")
+    drawing = chart(title, series, Axis(label, ticks=ticks), Axis(metric, low=0.0, text=percent))
+    note = f"{metric} of the n test windows in each part." + left_for_room(shown, group.methods)
+    return tag("div", figure(title, drawing, series, note), _table(group, bins, shares, metric, label), class_="beside")
 
 
 def _shares(method: Method, bins: Sequence[Bin], cutoff: int) -> list[tuple[float, float, float]]:

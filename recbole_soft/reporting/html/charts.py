@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from recbole_soft.reporting.html.markup import Html, joined, tag
 from recbole_soft.reporting.html.scales import Axis, Scale, fitted
 
-WIDTH, HEIGHT = 360, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 40
+WIDTH, HEIGHT = 360, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 12, 46
+_LINE = 12
 COLOURS = 8
 _DASHES = (None, "5 3", "2 3", "8 3 2 3")
 
@@ -58,7 +59,8 @@ def chart(title: str, series: Sequence[Series], x: Axis, y: Axis, levels: Sequen
     ends = [end for point in points for end in (point.low, point.high) if end is not None]
     across = fitted(x, [point.x for point in points], 5)
     upwards = fitted(y, [point.y for point in points] + ends + [value for value, _ in levels], 4)
-    body = [_frame(across, upwards, x, y), [_level(upwards, value, text) for value, text in levels],
+    body = [_frame(across, upwards, x, y), [_level(upwards, value, text, place % 2 == 0)
+                                            for place, (value, text) in enumerate(levels)],
             [_series(one, across, upwards) for one in drawn]]
     return tag("svg", tag("title", title), body, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="chart")
 
@@ -83,17 +85,25 @@ def _frame(across: Scale, upwards: Scale, x: Axis, y: Axis) -> Html:
         [tag("line", x1=_LEFT, x2=right, y1=row, y2=row, class_="grid") for row, _ in rows],
         [tag("text", text, x=_LEFT - 6, y=row + 3.5, class_="tick end") for row, text in rows],
         [tag("line", x1=column, x2=column, y1=bottom, y2=bottom + 4, class_="axis") for column, _ in columns],
-        [tag("text", text, x=column, y=bottom + 16, class_="tick middle") for column, text in columns],
+        [_lines(text, column, bottom + 16) for column, text in columns],
         tag("line", x1=_LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"),
-        tag("text", x.label, x=(_LEFT + right) / 2, y=HEIGHT - 6, class_="label middle"),
+        tag("text", x.label, x=(_LEFT + right) / 2, y=HEIGHT - 5, class_="label middle"),
         tag("text", y.label, x=-(_TOP + bottom) / 2, y=10, transform="rotate(-90)", class_="label middle"),
     )
 
 
-def _level(upwards: Scale, value: float, text: str) -> Html:
+def _lines(text: str, column: float, row: float) -> Html:
+    """A tick's label, a second line below the first."""
+    return tag("text", [tag("tspan", line, x=column, y=row + place * _LINE) for place, line in
+                        enumerate(text.split("\n"))], class_="tick middle")
+
+
+def _level(upwards: Scale, value: float, text: str, is_right: bool) -> Html:
+    """A line across; texts at both ends in turn, so that near levels can be told apart."""
     row = _row(upwards, value)
+    place = {"x": WIDTH - _RIGHT, "class_": "tick end"} if is_right else {"x": _LEFT + 4, "class_": "tick"}
     return joined(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=row, y2=row, class_="level"),
-                  tag("text", text, x=WIDTH - _RIGHT, y=row - 4, class_="tick end"))
+                  tag("text", text, y=row - 5, **place))
 
 
 def _series(series: Series, across: Scale, upwards: Scale) -> Html:
@@ -133,6 +143,13 @@ def strip(scale: Scale, value: float, low: float | None, high: float | None, col
         interval = tag("line", x1=share(low), x2=share(high), y1=9, y2=9, class_="interval")
     return tag("svg", interval, tag("circle", cx=share(value), cy=9, r=4, class_="dot"), class_="strip", height=18,
                aria_hidden="true", style=f"--c:var(--c{colour % COLOURS})")
+
+
+def strip_axis(scale: Scale) -> Html:
+    """Ticks above a column of strips."""
+    ends = {0: "", len(scale.ticks) - 1: "end"}
+    return tag("svg", [tag("text", text, x=f"{100 * scale.place(value):.2f}%", y=11, class_=ends.get(place, "middle"))
+                       for place, (value, text) in enumerate(scale.ticks)], class_="strip", height=14, aria_hidden="true")
 
 
 def bar(scale: Scale, value: float, colour: int) -> Html:

@@ -13,7 +13,7 @@ from recbole_soft.reporting.html.view import DataGroup, Method, Section
 from recbole_soft.reporting.records import RunRecord, RunResult
 
 OPEN_EXAMPLES, ALL_EXAMPLES, METHODS_PER_EXAMPLE, DISTILLED_EXAMPLES = 4, 16, 6, 12
-LONGEST_TEXT = 4000
+LONGEST_TEXT, SHOWN_NEAREST = 4000, 3
 DISTILLED_FILE = "examples_distilled.jsonl"
 Lines = list[Mapping[str, Any]]
 
@@ -94,7 +94,7 @@ def _nearest(line: Mapping[str, Any]) -> Html:
     return tag("ol", [tag("li", tag("span", title_text(near.get("title", "")),
                                     class_=None if near.get("is_candidate", True) else "known"),
                           tag("span", f"{near.get('distance', 0.0):.3f}", class_="distance"))
-                      for near in line.get("nearest", [])], class_="near")
+                      for near in line.get("nearest", [])[:SHOWN_NEAREST]], class_="near")
 
 
 def _distilled(group: DataGroup) -> Html | None:

@@ -42,7 +42,7 @@ def joined(*children: Any) -> Html:
     return Html("".join(parts))
 
 
-def tag(name: str, *children: Any, **attributes: Any) -> Html:
+def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     """An element.
 
     Args:

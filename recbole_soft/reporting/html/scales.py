@@ -14,6 +14,11 @@ def number(value: float) -> str:
     return f"{value:,.4f}".rstrip("0").rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def percent(share: float) -> str:
+    """A share as a tick in percent."""
+    return f"{number(100 * share)}%"
+
+
 @dataclass(frozen=True)
 class Axis:
     """What an axis shows.
@@ -24,6 +29,7 @@ class Axis:
         low, high: ends that the axis has to reach, whatever the data.
         ticks: values to label and their texts, in place of round numbers.
         text: how a round number is written.
+        span: length of the axis where all values are 0.
     """
 
     label: str
@@ -32,6 +38,7 @@ class Axis:
     high: float | None = None
     ticks: Sequence[tuple[float, str]] | None = None
     text: Callable[[float], str] = number
+    span: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def fitted(axis: Axis, values: Sequence[float], wanted_ticks: int = 5) -> Scale:
         pad = 0.06 * (high - low) or 0.5
         return Scale(low - pad, high + pad, False, tuple(axis.ticks))
     if low == high:
-        spread = abs(low) / 10 or 1.0
+        spread = abs(low) / 10 or axis.span
         low, high = low - (spread if axis.low is None else 0.0), high + spread
     step = _round_step((high - low) / wanted_ticks)
     first = math.floor(low / step + 1e-9) if axis.low is None else low / step

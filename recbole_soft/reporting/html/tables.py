@@ -9,7 +9,7 @@ from typing import Any
 from recbole_soft.reporting.html.charts import Series, legend
 from recbole_soft.reporting.html.markup import Html, tag
 
-FILTER_FROM = 12
+FILTER_FROM, LONG_FROM = 12, 24
 Cell = Any
 
 
@@ -27,12 +27,12 @@ class Column:
     """Heading of a column.
 
     Attributes:
-        title: what is read.
+        title: what is read, text or markup.
         is_number: aligned right, and sorted from the largest at the first click.
         hint: a longer word about it.
     """
 
-    title: str
+    title: Any
     is_number: bool = False
     hint: str | None = None
 
@@ -51,7 +51,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], caption: st
     if is_sortable and len(rows) > FILTER_FROM:
         search = tag("label", "Filter ", tag("input", type="search", class_="filter", placeholder="words in a row"),
                      tag("span", f"{len(rows)} rows", class_="count", aria_live="polite"), class_="filter-line")
-    return tag("div", search, tag("div", found, class_="scroll", tabindex=0, role="region", aria_label=caption),
+    return tag("div", search, tag("div", found, class_="scroll long" if len(rows) > LONG_FROM else "scroll", tabindex=0, role="region", aria_label=caption),
                class_="table")
 
 

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from recbole_soft.reporting.comparison import Block, Comparison, MethodRow
 from recbole_soft.reporting.records import RunRecord, RunResult
 
 MOST_IN_A_CHART = 8
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Method:
     """A row of the comparison: results of the same settings on the same test windows, one per seed.
 
     Attributes:
-        name: as the comparison calls it.
-        dataset: name of the data set.
-        number: place of its colour.
-        results: one per seed.
+        row: with the statistics.
+        number: place of its colour, the same on every data set.
     """
 
-    name: str
-    dataset: str
+    row: MethodRow
     number: int
-    results: tuple[RunResult, ...]
 
-    def values(self, metric: str) -> list[float]:
-        """The metric of every seed that has it."""
-        return [result.metrics[metric]["value"] for result in self.results if metric in result.metrics]
+    @property
+    def name(self) -> str:
+        """As the comparison calls it."""
+        return self.row.method.label
+
+    @property
+    def results(self) -> tuple[RunResult, ...]:
+        """One per seed."""
+        return self.row.method.results
 
     def mean(self, metric: str) -> float | None:
-        return mean_of(self.values(metric))
+        """Mean of a metric over the seeds that have it."""
+        return mean_of(result.metrics[metric]["value"] for result in self.results if metric in result.metrics)
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,17 @@ class DataGroup:
     """Methods that were tested on the same windows of the same data.
 
     Attributes:
-        name: the data set, numbered where there are several groups of it.
+        block: the comparison's table of them.
         methods: in the order of the comparison.
     """
 
-    name: str
+    block: Block
     methods: tuple[Method, ...]
+
+    @property
+    def name(self) -> str:
+        """The data set."""
+        return self.block.dataset
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -73,6 +84,22 @@ class Section:
     title: str
     body: Any = None
     reason: str = ""
+
+
+def groups_of(comparison: Comparison) -> list[DataGroup]:
+    """The blocks of a comparison, with a colour for every method."""
+    numbers: dict[str, int] = {}
+    return [DataGroup(block, tuple(Method(row, numbers.setdefault(row.method.label, len(numbers)))
+                                   for row in _in_order(block.rows))) for block in comparison.blocks]
+
+
+def _in_order(rows: Sequence[MethodRow]) -> list[MethodRow]:
+    """Rows of one label together, those that differ in a number by its size; else as the comparison has them."""
+    first = {}
+    for row in rows:
+        first.setdefault(row.method.results[0].label, len(first))
+    return sorted(rows, key=lambda row: (first[row.method.results[0].label], [
+        float(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(row.method.label))]))
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
