@@ -23,9 +23,9 @@ def section(groups: Sequence[DataGroup]) -> Section:
     if not bodies:
         return Section("Answers of the language models", reason="no record holds figures about generated answers")
     return Section("Answers of the language models", [
-        tag("p", "What methods answer to the test windows, and what the supervised model answers to the training windows: "
-                 "the self-distilled set from which SOFT learns. Category and HR@1 are of the catalogue title nearest to "
-                 "the answer."),
+        tag("p", "What methods answer to the test windows, and what the supervised model answers to the training "
+                 "windows: the self-distilled set from which SOFT learns. Category and HR@1 are of the catalogue title "
+                 "nearest to the answer."),
         bodies])
 
 
@@ -72,7 +72,7 @@ def _of_group(group: DataGroup) -> Html | None:
         return None
     drawing, losses = _figure_2(group, rows), _first_epochs(group)
     beside = tag("div", drawing, losses, class_="beside") if drawing and losses else [drawing, losses]
-    return tag("div", tag("h3", group.name), _table(rows, group.name), beside)
+    return tag("div", tag("h3", group.name, class_="data-name"), _table(rows, group.name), beside)
 
 
 def _figure_2(group: DataGroup, rows: Sequence[Answers]) -> Html | None:
@@ -141,10 +141,10 @@ def _first_epochs(group: DataGroup) -> Html | None:
     rows = []
     for (true, own), names in found.items():
         name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        rows.append([tag("span", name, title=", ".join(names)), "true", Valued(true, bar(longest, true, 7), "strip-cell"),
-                     number_cell(true, 3), None])
+        rows.append([tag("span", name, title=", ".join(names)), "true",
+                     Valued(true, bar(longest, true, 7), "strip-cell"), number_cell(true, 3), None])
         rows.append(["", "own", Valued(own, bar(longest, own, 0), "strip-cell"), number_cell(own, 3),
                      Valued(own / true - 1, f"{own / true - 1:+.0%}")])
     columns = [Column("method"), Column("answers"), Column(""), Column("loss", True), Column("against true", True)]
-    return table(columns, rows, "Training loss in the first epoch, on the model's own answers and on the true ones, both "
-                                "from the same base model (the paper saw 47 % less)", is_sortable=False)
+    return table(columns, rows, "Training loss in the first epoch, on the model's own answers and on the true ones, "
+                                "both from the same base model (the paper saw 47 % less)", is_sortable=False)

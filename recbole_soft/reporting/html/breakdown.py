@@ -76,7 +76,7 @@ def bins_of(values: np.ndarray, most: int = BINS) -> list[Bin]:
 
 def _of_group(group: DataGroup) -> Html | None:
     parts = [_by(group, column) for column in WHAT]
-    return tag("div", tag("h3", group.name), parts) if any(parts) else None
+    return tag("div", tag("h3", group.name, class_="data-name"), parts) if any(parts) else None
 
 
 def _by(group: DataGroup, column: str) -> Html | None:
@@ -105,7 +105,8 @@ def _by(group: DataGroup, column: str) -> Html | None:
 
 def _shares(method: Method, bins: Sequence[Bin], cutoff: int) -> list[tuple[float, float, float]]:
     hits = np.mean([result.ranks <= cutoff for result in method.results], axis=0)
-    return [(float(hits[part.rows].mean()), *wilson_interval(float(hits[part.rows].sum()), part.count)) for part in bins]
+    found = [(part.count, float(hits[part.rows].sum())) for part in bins]
+    return [(hit / count, *wilson_interval(hit, count)) for count, hit in found]
 
 
 def _table(group: DataGroup, bins: Sequence[Bin], shares: dict[str, list[tuple[float, float, float]]], metric: str,

@@ -13,6 +13,10 @@ WIDTH, HEIGHT = 360, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 12, 46
 _LINE = 12
 COLOURS = 8
+_RADIUS = 4
+# Square, diamond, triangle, in radii.
+_CORNERS = (((-1, -1), (1, -1), (1, 1), (-1, 1)), ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+            ((0, -1.2), (1.2, 1), (-1.2, 1)))
 _DASHES = (None, "5 3", "2 3", "8 3 2 3")
 
 
@@ -30,7 +34,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour; beyond eight colours, they come again with dashed lines."""
+    """Points of one colour; beyond eight colours, they come again with other marks and dashed lines."""
 
     name: str
     points: Sequence[Point]
@@ -43,7 +47,12 @@ class Series:
 
     @property
     def dash(self) -> str | None:
-        return _DASHES[self.number // COLOURS % len(_DASHES)]
+        return _DASHES[self.round]
+
+    @property
+    def round(self) -> int:
+        """Which time the colours are gone through."""
+        return self.number // COLOURS % len(_DASHES)
 
 
 def chart(title: str, series: Sequence[Series], x: Axis, y: Axis, levels: Sequence[tuple[float, str]] = ()) -> Html:
@@ -112,25 +121,35 @@ def _series(series: Series, across: Scale, upwards: Scale) -> Html:
     if series.is_joined and len(places) > 1:
         line = tag("polyline", points=" ".join(f"{column},{row}" for column, row, _ in places), class_="line",
                    stroke_dasharray=series.dash)
-    marks = [_mark(column, row, point, upwards, series.name) for column, row, point in places]
+    marks = [_mark(column, row, point, upwards, series) for column, row, point in places]
     return tag("g", line, marks, style=f"--c:{series.colour}")
 
 
-def _mark(column: float, row: float, point: Point, upwards: Scale, name: str) -> Html:
+def _mark(column: float, row: float, point: Point, upwards: Scale, series: Series) -> Html:
     interval = None
     if point.low is not None and point.high is not None:
         interval = tag("line", x1=column, x2=column, y1=_row(upwards, point.low), y2=_row(upwards, point.high),
                        class_="interval")
-    tip = tag("title", f"{name}: {point.tip}" if point.tip else name)
-    return joined(interval, tag("circle", tip, cx=column, cy=row, r=3.5, class_="hollow" if point.is_hollow else "dot"))
+    tip = tag("title", f"{series.name}: {point.tip}" if point.tip else series.name)
+    kind = "hollow" if point.is_hollow else "dot"
+    if series.round == 0:
+        return joined(interval, tag("circle", tip, cx=column, cy=row, r=_RADIUS, class_=kind))
+    corners = _CORNERS[series.round - 1]
+    points = " ".join(f"{column + across * _RADIUS:.1f},{row + down * _RADIUS:.1f}" for across, down in corners)
+    return joined(interval, tag("polygon", tip, points=points, class_=kind))
 
 
 def legend(series: Sequence[Series]) -> Html | None:
     """Names beside their colours; nothing for a single series."""
     if len(series) < 2:
         return None
-    return tag("ul", [tag("li", tag("span", class_="swatch", style=f"--c:{one.colour}", aria_hidden="true"), one.name)
-                      for one in series], class_="legend")
+    return tag("ul", [tag("li", swatch(one.number), one.name) for one in series], class_="legend")
+
+
+def swatch(number: int) -> Html:
+    """The mark of a series beside its name."""
+    one = Series("", (), number)
+    return tag("span", class_=f"swatch round-{one.round}", style=f"--c:{one.colour}", aria_hidden="true")
 
 
 def strip(scale: Scale, value: float, low: float | None, high: float | None, colour: int) -> Html:
@@ -148,8 +167,9 @@ def strip(scale: Scale, value: float, low: float | None, high: float | None, col
 def strip_axis(scale: Scale) -> Html:
     """Ticks above a column of strips."""
     ends = {0: "", len(scale.ticks) - 1: "end"}
-    return tag("svg", [tag("text", text, x=f"{100 * scale.place(value):.2f}%", y=11, class_=ends.get(place, "middle"))
-                       for place, (value, text) in enumerate(scale.ticks)], class_="strip", height=14, aria_hidden="true")
+    texts = [tag("text", text, x=f"{100 * scale.place(value):.2f}%", y=11, class_=ends.get(place, "middle"))
+             for place, (value, text) in enumerate(scale.ticks)]
+    return tag("svg", texts, class_="strip", height=14, aria_hidden="true")
 
 
 def bar(scale: Scale, value: float, colour: int) -> Html:

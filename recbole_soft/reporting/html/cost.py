@@ -39,9 +39,10 @@ def _of_group(group: DataGroup) -> Html | None:
     if not methods:
         return None
     machines = {str(run.raw.get("machine")) for run in group.runs}
-    note = f" The runs are of {len(machines)} machines: times are not comparable across them." if len(machines) > 1 else ""
+    note = f" The runs are of {len(machines)} machines: times do not compare across them." * (len(machines) > 1)
     drawings = [_time(group, methods, metric, note), _memory(group, metric)]
-    return tag("div", tag("h3", group.name), figures(*drawings), _table(methods, metric, group.name))
+    return tag("div", tag("h3", group.name, class_="data-name"), figures(*drawings),
+               _table(methods, metric, group.name))
 
 
 def _seconds(method: Method) -> float | None:
@@ -75,7 +76,8 @@ def _memory(group: DataGroup, metric: str) -> Html | None:
         if peaks:
             found.append((method, mean_of(peaks)))
     shown = group.foremost(method for method, _ in found)
-    series = [Series(method.name, [Point(peak, method.mean(metric), f"{metric} {method.mean(metric):.4f} at {peak:,.0f} MB")],
+    series = [Series(method.name, [Point(peak, method.mean(metric),
+                                         f"{metric} {method.mean(metric):.4f} at {peak:,.0f} MB")],
                      method.number, is_joined=False) for method, peak in found if method in shown]
     drawing = chart(f"{metric} against memory", series, Axis(f"MB of {kind} memory", low=0.0), Axis(metric, low=0.0))
     return figure(f"{metric} against memory", drawing, series,

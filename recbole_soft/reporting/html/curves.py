@@ -22,8 +22,8 @@ def section(groups: Sequence[DataGroup]) -> Section:
     if not bodies:
         return Section("Training curves", reason="no run has a training curve (models without training have none)")
     return Section("Training curves", [
-        tag("p", "One line per method, the mean over its seeds; where seeds stopped at different epochs, over those that "
-                 "were still training. Losses are means per token of the response."), bodies])
+        tag("p", "One line per method, the mean over its seeds; where seeds stopped at different epochs, over those "
+                 "that were still training. Losses are means per token of the response."), bodies])
 
 
 def _of_group(group: DataGroup) -> Html | None:
@@ -39,7 +39,7 @@ def _of_group(group: DataGroup) -> Html | None:
     first, more = losses[:DRAWN_AT_ONCE], losses[DRAWN_AT_ONCE:]
     if not any(common) and not losses:
         return None
-    return tag("div", tag("h3", group.name), figures(*common) if any(common) else None,
+    return tag("div", tag("h3", group.name, class_="data-name"), figures(*common) if any(common) else None,
                tag("h4", "Training loss by method", class_="row-title") if losses else None,
                figures(*first) if first else None,
                tag("details", tag("summary", f"{len(more)} more methods"), figures(*more)) if more else None)

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_soft.reporting.html.markup import Html, tag, title_text
+from recbole_soft.reporting.html.markup import Html, joined, tag, title_text
 from recbole_soft.reporting.html.tables import Column, Valued, number_cell, table
-from recbole_soft.reporting.html.view import DataGroup, Method, Section
+from recbole_soft.reporting.html.view import DataGroup, Section
 from recbole_soft.reporting.records import RunRecord, RunResult
 
-OPEN_EXAMPLES, ALL_EXAMPLES, METHODS_PER_EXAMPLE, DISTILLED_EXAMPLES = 4, 16, 6, 12
+OPEN_EXAMPLES, ALL_EXAMPLES, ANSWERS_PER_EXAMPLE, DISTILLED_EXAMPLES, NAMES_SHOWN = 4, 16, 6, 12, 3
 LONGEST_TEXT, SHOWN_NEAREST = 4000, 3
 DISTILLED_FILE = "examples_distilled.jsonl"
 Lines = list[Mapping[str, Any]]
@@ -25,26 +25,23 @@ def section(groups: Sequence[DataGroup]) -> Section:
         return Section("Examples", reason="no run folder holds examples (runs of this version with a language model "
                                           "write them, unless examples is 0)")
     return Section("Examples", [
-        tag("p", "The first windows, not chosen ones. Each answer is grounded to the nearest titles of the catalogue; a "
-                 "title struck through is no candidate, because the user knows it already."), bodies])
+        tag("p", "The first windows, not chosen ones, with the first seed of every method. Each answer is grounded to "
+                 "the nearest titles of the catalogue; a title struck through is no candidate: the user knows it."),
+        bodies])
 
 
 def _of_group(group: DataGroup) -> Html | None:
-    shown = [(method, lines) for method in group.methods if (lines := _test_lines(method.results[0]))]
-    cards = [_card(window, shown[:METHODS_PER_EXAMPLE]) for window in range(_shared(shown))]
-    left = len(shown) - METHODS_PER_EXAMPLE
-    parts = [
-        tag("p", f"{left} more methods have examples in their run folders.", class_="soft") if left > 0 else None,
-        cards[:OPEN_EXAMPLES],
-        tag("details", tag("summary", f"{len(cards) - OPEN_EXAMPLES} more windows"), cards[OPEN_EXAMPLES:])
-        if len(cards) > OPEN_EXAMPLES else None]
+    shown = [(method.name, lines) for method in group.methods if (lines := _test_lines(method.results[0]))]
+    cards = [_card(window, shown) for window in range(_shared(shown))]
+    first, more = cards[:OPEN_EXAMPLES], cards[OPEN_EXAMPLES:]
+    parts = [first, tag("details", tag("summary", f"{len(more)} more windows"), more) if more else None]
     distilled = _distilled(group)
     if not cards and distilled is None:
         return None
     return tag("div", tag("h3", f"{group.name}: test windows") if cards else None, parts if cards else None, distilled)
 
 
-def _shared(shown: Sequence[tuple[Method, Lines]]) -> int:
+def _shared(shown: Sequence[tuple[str, Lines]]) -> int:
     """How many windows all methods have."""
     return min([ALL_EXAMPLES, *(len(lines) for _, lines in shown)]) if shown else 0
 
@@ -69,20 +66,35 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
             yield value
 
 
-def _card(window: int, shown: Sequence[tuple[Method, Lines]]) -> Html:
+def _card(window: int, shown: Sequence[tuple[str, Lines]]) -> Html:
     first = shown[0][1][window]
+    by_answer: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
+    for name, lines in shown:
+        line = lines[window]
+        answered = json.dumps([line.get("answers"), line.get("nearest"), line.get("rank")])
+        by_answer.setdefault(answered, (line, []))[1].append(name)
     columns = [Column("method"), Column("answer"), Column("nearest titles, with distance"),
                Column("target's distance", True), Column("target's rank", True)]
-    rows = [[method.name, Valued(None, _answers(lines[window]), "text"), Valued(None, _nearest(lines[window]), "text"),
-             number_cell(lines[window].get("target_distance"), 3), Valued(None, f"{lines[window].get('rank', 0):,}")]
-            for method, lines in shown]
+    rows = [[_names(names), Valued(None, _answers(line), "text"), Valued(None, _nearest(line), "text"),
+             number_cell(line.get("target_distance"), 3), Valued(None, f"{line.get('rank', 0):,}")]
+            for line, names in list(by_answer.values())[:ANSWERS_PER_EXAMPLE]]
     history = [title_text(title) for title in first.get("history", [])]
+    left = len(by_answer) - ANSWERS_PER_EXAMPLE
     return tag(
         "div", tag("h4", "Target: ", tag("span", title_text(first.get("target", "")), class_="target")),
         tag("p", "History: ", history, class_="history"),
         table(columns, rows, f"Test window {first.get('window', window)}", is_sortable=False),
+        tag("p", f"{left} more answers are in the run folders.", class_="soft small") if left > 0 else None,
         tag("details", tag("summary", "Prompt"), tag("pre", str(first.get("prompt", ""))[:LONGEST_TEXT], dir="auto")),
         class_="example")
+
+
+def _names(names: Sequence[str]) -> Html:
+    """Methods with the same answer: the first by name, all of them on asking."""
+    if len(names) <= NAMES_SHOWN:
+        return joined([tag("div", name) for name in names])
+    return tag("details", tag("summary", f"{names[0]} and {len(names) - 1} more"),
+               [tag("div", name) for name in names[1:]])
 
 
 def _answers(line: Mapping[str, Any]) -> Html:

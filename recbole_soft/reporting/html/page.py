@@ -37,7 +37,7 @@ def report_page(comparison: Comparison, title: str = "Comparison of runs", now: 
                                      for section in shown]), aria_label="Contents")
     body = tag("body", tag("a", "Skip to the results", href="#results", class_="skip"),
                tag("div", _header(title, groups), contents, tag("main", parts), _footer(now or datetime.now(UTC)),
-                   class_="page"), tag("script", _asset("report.js")))
+                   class_="page single" if len(groups) == 1 else "page"), tag("script", _asset("report.js")))
     return f"<!DOCTYPE html>\n{tag('html', _head(title), body, lang='en')}\n"
 
 
@@ -66,7 +66,8 @@ def _header(title: str, groups: Sequence[DataGroup]) -> Html:
              f"{len(seeds)} seed{'s' * (len(seeds) != 1)}, on {_listed([group.name for group in groups])}.")
     return tag("header", tag("h1", title), tag("p", facts), tag("p", "Made from the runs' records alone by ",
                tag("code", "recbole-soft report"), "."),
-               tag("button", "Theme", type="button", id="theme", hidden=True, title="light, dark, or as the system has it"))
+               tag("button", "Theme", type="button", id="theme", hidden=True,
+                   title="light, dark, or as the system has it"))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -36,16 +36,16 @@ def _environment(runs: Sequence[RunRecord]) -> Html:
     rows = [[what, tag("span", _counted(values))] for what, values in found.items()]
     written = sorted(str(run.raw.get("written") or "")[:10] for run in runs)
     rows.append(["finished", f"{written[0]} to {written[-1]}" if written[0] != written[-1] else written[0] or "–"])
+    caption = f"Of {len(runs)} runs; with several values, how many runs have each"
     return tag("div", tag("h3", "Code, libraries and machines"),
-               table([Column("what"), Column("value")], rows, f"Of {len(runs)} runs; with several values, how many runs "
-                                                              f"have each", is_sortable=False))
+               table([Column("what"), Column("value")], rows, caption, is_sortable=False))
 
 
 def _language_model(run: RunRecord) -> str:
     model = run.raw.get("language_model") or {}
     size = model.get("parameters")
-    about = f"{run.config.get('llm_path') or run.config.get('llm') or 'unknown'}, weights {model.get('base_fingerprint')}"
-    return about + (f", {size:,} parameters" if size else "")
+    name = run.config.get("llm_path") or run.config.get("llm") or "unknown"
+    return f"{name}, weights {model.get('base_fingerprint')}" + (f", {size:,} parameters" if size else "")
 
 
 def _counted(values: Iterable[Any]) -> str:
@@ -74,8 +74,9 @@ def _data(runs: Sequence[RunRecord]) -> Html:
         rows.setdefault(repr(row), row)
     columns = [Column("data"), *(Column(name, True) for name in ("users", "items", "train", "valid", "test")),
                *(Column(f"{name} fingerprint") for name in ("catalogue", "train", "valid", "test")), Column("files")]
-    return tag("div", tag("h3", "Data"), table(columns, list(rows.values()), "Sizes (windows) and fingerprints; language "
-                                               "models may train on a sample, all are tested on the same windows"))
+    caption = ("Sizes (windows) and fingerprints; language models may train on a sample, all are tested on the same "
+               "windows")
+    return tag("div", tag("h3", "Data"), table(columns, list(rows.values()), caption))
 
 
 def _protocol(groups: Sequence[DataGroup]) -> Html:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from recbole_soft.reporting.comparison import Cell, MethodRow
-from recbole_soft.reporting.html.charts import strip, strip_axis
+from recbole_soft.reporting.html.charts import strip, strip_axis, swatch
 from recbole_soft.reporting.html.markup import Html, joined, tag
 from recbole_soft.reporting.html.scales import Axis, Scale, fitted
 from recbole_soft.reporting.html.tables import Column, Valued, duration, number_cell, table
@@ -35,9 +35,9 @@ def runs_section(groups: Sequence[DataGroup]) -> Section:
                 run = result.run
                 epochs = len(run.curves_by_stage.get("train" if result.stage == "test" else result.stage, []))
                 values = [number_cell((result.metrics.get(name) or {}).get("value")) for name in metrics]
+                written = str(run.raw.get("written") or "–")[:16].replace("T", " ")
                 rows.append([method.name, group.name, run.seed, *values, epochs or None,
-                             duration(training_seconds(result)), str(run.raw.get("written") or "–")[:16].replace("T", " "),
-                             tag("code", run.place)])
+                             duration(training_seconds(result)), written, tag("code", run.place)])
     return Section("All runs", table(columns, rows, "One row per method and seed; a run of several stages has several"))
 
 
@@ -46,21 +46,23 @@ def _of_group(group: DataGroup) -> Html:
     users = f" of {block.users:,} users" if block.users else ""
     about = (f"{block.windows:,} test windows{users}, full ranking of {block.items:,} items "
              f"(mask_history: {block.mask_history}).")
-    return tag("div", tag("h3", group.name), tag("p", about, class_="soft"), _main_table(group), _legend(group),
-               [tag("p", f"Note: {note}.", class_="left-out") for note in block.notes], _dot_plot(group), _tests(group))
+    notes = [tag("p", f"Note: {note}.", class_="left-out") for note in block.notes]
+    return tag("div", tag("h3", group.name, class_="data-name"), tag("p", about, class_="soft"), _main_table(group),
+               _legend(group), notes, _dot_plot(group), _tests(group))
 
 
 def _main_table(group: DataGroup) -> Html:
     metrics = group.block.metrics
     has_gains = any(method.row.gain is not None for method in group.methods)
     columns = [Column("method"), Column("seeds", True), *(Column(name, True) for name in metrics)]
-    columns += [Column("gain", True, "over the best other fine-tuning strategy, mean of the metrics")] if has_gains else []
+    if has_gains:
+        columns.append(Column("gain", True, "over the best other fine-tuning strategy, mean of the metrics"))
     rows = []
     for method in group.methods:
         cells = [_cell(method.row.cells[name]) for name in metrics]
         gain = method.row.gain
-        name = [tag("span", class_="swatch", style=f"--c:var(--c{method.number % 8})", aria_hidden="true"), " ", method.name]
-        rows.append([Valued(method.name, joined(*name)), len(method.results), *cells,
+        name = joined(swatch(method.number), " ", method.name)
+        rows.append([Valued(method.name, name), len(method.results), *cells,
                      *([Valued(gain, None if gain is None else f"{gain:+.1%}")] if has_gains else [])])
     return table(columns, rows, f"Comparison on {group.name}")
 
@@ -70,21 +72,22 @@ def _cell(cell: Cell) -> Valued:
     said = {"*": "differs from the baseline", "**": "differs from the baseline, also over seeds"}.get(mark or "")
     spread = None if cell.spread is None else tag("span", f" ± {cell.spread:.4f}", class_="soft")
     place = PLACES.get(cell.place)
-    spoken = tag("span", f" {place}", class_="spoken") if place else None
-    return Valued(cell.mean, [tag("span", f"{cell.mean:.4f}", class_="value"), spread, tag("sup", mark, title=said) if mark else None, spoken,
-                              tag("span", f"[{cell.low:.4f}, {cell.high:.4f}]", class_="range")], place)
+    return Valued(cell.mean, [
+        tag("span", f"{cell.mean:.4f}", class_="value"), spread, tag("sup", mark, title=said) if mark else None,
+        tag("span", f" {place}", class_="spoken") if place else None,
+        tag("span", f"[{cell.low:.4f}, {cell.high:.4f}]", class_="range")], place)
 
 
 def _legend(group: DataGroup) -> Html:
     several = any(len(method.results) > 1 for method in group.methods)
     spread = " ± is the standard deviation over seeds." if several else ""
     tested = "" if group.block.baseline is None else (
-        f" {SIGNIFICANT} differs from {group.block.baseline} over the test windows (p < 0.05 after Holm's correction for "
-        f"all tests of the table); {HOLDS_OVER_SEEDS} also between newly trained models (Welch's test over seeds).")
+        f" {SIGNIFICANT} differs from {group.block.baseline} over the test windows (p < 0.05 after Holm's correction "
+        f"for all tests of the table); {HOLDS_OVER_SEEDS} also between newly trained models (Welch's test over seeds).")
     gains = " Gain: over the best other fine-tuning strategy of the same model." \
         if any(method.row.gain is not None for method in group.methods) else ""
-    return tag("p", tag("strong", "Bold"), " is best, ", tag("u", "underlined"), " second. Brackets: 95 % interval over "
-               f"test windows.{spread}{tested}{gains}", class_="soft small")
+    return tag("p", tag("strong", "Bold"), " is best, ", tag("u", "underlined"), " second. Brackets: 95 % interval "
+               f"over test windows.{spread}{tested}{gains}", class_="soft small")
 
 
 def _dot_plot(group: DataGroup) -> Html:
@@ -105,8 +108,8 @@ def _scale_of(group: DataGroup, name: str) -> Scale:
 
 def _strip(scale: Scale, cell: Cell, number: int) -> Valued:
     spoken = f"{cell.mean:.4f}, from {cell.low:.4f} to {cell.high:.4f}"
-    return Valued(cell.mean, [strip(scale, cell.mean, cell.low, cell.high, number), tag("span", spoken, class_="spoken")],
-                  "strip-cell")
+    drawing = strip(scale, cell.mean, cell.low, cell.high, number)
+    return Valued(cell.mean, [drawing, tag("span", spoken, class_="spoken")], "strip-cell")
 
 
 def _tests(group: DataGroup) -> Html | None:
@@ -116,7 +119,8 @@ def _tests(group: DataGroup) -> Html | None:
         return None
     columns = [Column("method"), Column("metric"), Column("difference", True), Column("95 % interval", True),
                Column("p", True), Column("p, Holm", True), Column("p over seeds, Holm", True, "Welch's test"),
-               Column("effect", True, "Cohen's d of the windows' differences"), Column("better / worse", True, "windows"),
+               Column("effect", True, "Cohen's d of the windows' differences"),
+               Column("better / worse", True, "windows"),
                Column("windows needed", True, "to find this difference at 5 % with power 80 %"), Column("test")]
     rows = [_test_row(row, name, group.block.windows) for row, name in tested]
     return tag("details", tag("summary", f"Tests against {group.block.baseline}"),

@@ -41,18 +41,19 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], caption: st
     """A table in a frame of its own that scrolls sideways. The first cell of a row is its heading.
 
     Args:
-        caption: says what the table shows; above it for all to read.
+        caption: says what the table shows; above it, outside of what scrolls.
     """
     body = [tag("tr", [_cell(cell, column, place == 0) for place, (cell, column) in enumerate(
         zip(row, columns, strict=True))]) for row in rows]
     head = tag("thead", tag("tr", [_heading(column, is_sortable) for column in columns]))
-    found = tag("table", tag("caption", caption), head, tag("tbody", body), class_="sortable" if is_sortable else None)
-    search = None
+    found = tag("table", head, tag("tbody", body), class_="sortable" if is_sortable else None, aria_label=caption)
+    search, kind = None, "scroll long" if len(rows) > LONG_FROM else "scroll"
     if is_sortable and len(rows) > FILTER_FROM:
-        search = tag("label", "Filter ", tag("input", type="search", class_="filter", placeholder="words in a row"),
+        search = tag("div", tag("label", "Filter ", tag("input", type="search", class_="filter",
+                                                        placeholder="words in a row")),
                      tag("span", f"{len(rows)} rows", class_="count", aria_live="polite"), class_="filter-line")
-    return tag("div", search, tag("div", found, class_="scroll long" if len(rows) > LONG_FROM else "scroll", tabindex=0, role="region", aria_label=caption),
-               class_="table")
+    frame = tag("div", found, class_=kind, tabindex=0, role="region", aria_label=f"{caption} (scrolls)")
+    return tag("div", search, tag("p", caption, class_="caption"), frame, class_="table")
 
 
 def _heading(column: Column, is_sortable: bool) -> Html:
