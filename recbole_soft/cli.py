@@ -22,6 +22,7 @@ from recbole_soft.errors import EXIT_CODE, SettingError, UserError
 
 INTERRUPTED = 130
 SUBCOMMANDS = {"prepare": "recbole_soft.data.prepare_cli", "plot": "recbole_soft.reporting.plot_cli",
+               "compare": "recbole_soft.reporting.compare_cli", "benchmark": "recbole_soft.benchmark.command",
                "report": "recbole_soft.reporting.report_cli",
                "export-teacher": "recbole_soft.export_teacher"}
 EXAMPLE = "python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"

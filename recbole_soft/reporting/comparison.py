@@ -128,9 +128,9 @@ def compare(records: Iterable[RunRecord], metrics: Sequence[str] = SHOWN, baseli
     return compare_methods(group_methods(records), metrics, baseline)
 
 
-def compare_methods(methods: Sequence[Method], metrics: Sequence[str] = SHOWN,
-                    baseline: str | None = None) -> Comparison:
-    """`compare` for methods whose labels and seeds are already decided."""
+def compare_methods(methods: Sequence[Method], metrics: Sequence[str] = SHOWN, baseline: str | None = None,
+                    notes: Mapping[str, Sequence[str]] | None = None) -> Comparison:
+    """`compare` for methods whose labels and seeds are already decided; `notes` are sentences by data set."""
     unknown = [name for name in metrics if not is_metric(name)]
     if unknown:
         raise RecordError(f"{unknown[0]} is no metric", where="metrics", remedy="for example HR@5 or NDCG@20")
@@ -141,7 +141,10 @@ def compare_methods(methods: Sequence[Method], metrics: Sequence[str] = SHOWN,
     if baseline is not None and not any(_find(of_dataset, baseline) for of_dataset in by_dataset):
         raise RecordError(f"there is no method '{baseline}' to compare with", where="baseline",
                           remedy=nearest(baseline, {method.label for method in methods}))
-    return Comparison([_block(of_dataset, list(metrics), baseline) for of_dataset in by_dataset])
+    comparison = Comparison([_block(of_dataset, list(metrics), baseline) for of_dataset in by_dataset])
+    for block in comparison.blocks:
+        block.notes[:0] = (notes or {}).get(block.dataset, ())
+    return comparison
 
 
 def _block(methods: list[Method], metrics: list[str], baseline: str | None) -> Block:
