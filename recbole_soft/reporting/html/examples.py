@@ -128,7 +128,7 @@ def _distilled(group: DataGroup) -> Html | None:
 
 def _distilled_lines(run: RunRecord) -> Lines:
     """From the run folder; runs of older versions noted the artefact alone."""
-    noted = (run.raw.get("notes") or {}).get("self_distilled_set", {}).get("file")
+    noted = ((run.raw.get("notes") or {}).get("self_distilled_set") or {}).get("file")
     places = [Path(run.place) / DISTILLED_FILE]
     if noted:
         places += [Path(noted), Path(run.place).parent / "artifacts" / Path(noted).parent.name / Path(noted).name]

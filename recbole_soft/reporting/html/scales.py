@@ -66,13 +66,13 @@ def fitted(axis: Axis, values: Sequence[float], wanted_ticks: int = 5) -> Scale:
     if axis.ticks is not None:
         pad = 0.06 * (high - low) or 0.5
         return Scale(low - pad, high + pad, False, tuple(axis.ticks))
-    if low == high:
-        spread = abs(low) / 10 or axis.span
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        spread = abs(low) / 10 if abs(low) > 1e-12 else axis.span
         low, high = low - (spread if axis.low is None else 0.0), high + spread
     step = _round_step((high - low) / wanted_ticks)
     first = math.floor(low / step + 1e-9) if axis.low is None else low / step
     last = math.ceil(high / step - 1e-9)
-    marks = [round(index * step, 12) for index in range(math.ceil(first - 1e-9), last + 1)]
+    marks = [float(f"{index * step:.12g}") for index in range(math.ceil(first - 1e-9), last + 1)]
     return Scale(first * step, last * step, False, tuple((mark, axis.text(mark)) for mark in marks))
 
 

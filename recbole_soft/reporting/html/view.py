@@ -125,7 +125,7 @@ def training_seconds(result: RunResult) -> float | None:
     """
     run = result.run.raw
     if result.stage not in run["stages"]:
-        return run.get("seconds", {}).get("training")
+        return (run.get("seconds") or {}).get("training")
     stages = list(run["stages"])
     return sum(_stage_seconds(run, stage) for stage in stages[: stages.index(result.stage) + 1])
 
@@ -140,7 +140,7 @@ def has_reused_parts(result: RunResult) -> bool:
     """Whether the run took weights or a self-distilled set over, so that its time is put together."""
     raw = result.run.raw
     return any(stage.get("reused") for stage in raw["stages"].values()) or bool(
-        raw.get("notes", {}).get("self_distilled_set", {}).get("reused"))
+        ((raw.get("notes") or {}).get("self_distilled_set") or {}).get("reused"))
 
 
 def peak_memory_mb(run: RunRecord) -> tuple[str, float] | None:
