@@ -40,8 +40,8 @@ def run_cell(words: Sequence[str], log: Path, environment: Mapping[str, str], ti
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen([sys.executable, "-m", "recbole_soft.benchmark.process", *words],
-                                   stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=dict(environment))
+        process = subprocess.Popen([sys.executable, "-m", "recbole_soft.benchmark.process", *words], stdout=output,
+                                   stderr=subprocess.STDOUT, stdin=subprocess.PIPE, env=dict(environment))
         try:
             while process.poll() is None:
                 tick()
@@ -75,7 +75,8 @@ def last_lines(log: Path) -> list[str]:
 
 
 def _end_with_the_benchmark() -> None:
-    while sys.stdin.buffer.read(1):
+    # Not through sys.stdin: Python would stumble over its locked buffer on an ordinary exit.
+    while os.read(0, 1):
         pass
     os._exit(os.EX_TEMPFAIL)
 

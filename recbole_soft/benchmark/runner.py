@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_soft.artifacts import make_folder
+from recbole_soft.artifacts import make_folder, read_json, write_json
 from recbole_soft.benchmark.cells import SFT, SFT_STAGE, Cell, lends_its_sft_row, provided_folder, strategy_name
 from recbole_soft.benchmark.process import run_cell
 from recbole_soft.benchmark.progress import Progress
@@ -24,6 +24,8 @@ from recbole_soft.data.sources import local_dataset
 from recbole_soft.errors import UserError
 from recbole_soft.registry import is_llm_name, split_name
 from recbole_soft.reporting.records import RunRecord
+
+TIMES_FILE = "times.json"
 
 
 @dataclass
@@ -73,7 +75,7 @@ class Benchmark:
         run, why = self._own_run(cell)
         if run is not None:
             cell.result = run.results[-1]
-            cell.seconds = cell.seconds or sum((run.raw.get("seconds") or {}).values())
+            cell.seconds = cell.seconds or self._times().get(run.place) or sum(run.raw.get("seconds", {}).values())
             return ""
         if lender := next((lender for lender in self.lenders(cell) if lender.result is not None), None):
             cell.result = lender.result.run.result(SFT_STAGE)
@@ -97,6 +99,13 @@ class Benchmark:
                 and (other.dataset, other.seed) == (cell.dataset, cell.seed) and not other.needs
                 and split_name(other.entry.model)[0].name == base
                 and lends_its_sft_row(self.config(other), self.config(cell))]
+
+    def _times(self) -> dict[str, float]:
+        """Seconds that whole cells took, start of the process included, by run folder; for the time left."""
+        try:
+            return read_json(self.work / TIMES_FILE)
+        except (OSError, ValueError):
+            return {}
 
     # ---- grids that are decided on validation ----------------------------------------------------
     def is_left_out(self, cell: Cell) -> bool:
@@ -137,6 +146,8 @@ class Benchmark:
                 progress.begin(cell, waiting)
                 self._run(cell, progress)
                 progress.end(cell)
+                if cell.failure is None:
+                    write_json(self.work / TIMES_FILE, self._times() | {cell.result.run.place: round(cell.seconds, 1)})
 
     def _settled(self, cell: Cell, progress: Progress) -> bool:
         """Whether there is nothing to run; says why when something was there and is not taken."""

@@ -51,9 +51,9 @@ class Validity:
     def _mistake(self, run: RunRecord, data_folder: Path | None, made_from: Iterable[RunRecord]) -> str:
         if data_folder is not None and run.data.get("files") != self._hashes(data_folder, run.dataset):
             return "the files of the data set have changed since"
-        if model_folder := run.config.get("llm_path"):
-            if changed := _changed_since(Path(str(model_folder)), _written(run)):
-                return f"the language model has changed since: {changed}"
+        llm = run.config.get("llm_path")
+        if llm and (changed := _changed_since(Path(llm), _written(run))):
+            return f"the language model has changed since: {changed}"
         for source in made_from:
             if _written(source) > _written(run):
                 return f"the run it was made from is newer: {source.place}"

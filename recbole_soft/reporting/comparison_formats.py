@@ -111,8 +111,8 @@ def _captions(block: Block, places: str) -> list[str]:
     lines = [f"{block.windows:,} test windows{users}, full ranking of {block.items:,} items "
              f"(mask_history: {block.mask_history}). Means over seeds ± standard deviation; {places}."]
     if block.baseline is not None:
-        lines.append(f"* differs from {block.baseline} on these windows (paired test, p < 0.05 after Holm's correction); "
-                     "† also over seeds (Welch).")
+        lines.append(f"* differs from {block.baseline} on these windows (paired test, p < 0.05 after Holm's "
+                     "correction); † also over seeds (Welch).")
     if any(row.gain is not None for row in block.rows):
         lines.append("gain: over the best other fine-tuning strategy of the same model, mean over the metrics shown.")
     return lines + [f"{note[0].upper()}{note[1:]}." for note in block.notes]
@@ -120,7 +120,7 @@ def _captions(block: Block, places: str) -> list[str]:
 
 def _details(block: Block) -> list[list[str]]:
     """Rows of the table of intervals and tests, the header first."""
-    rows = [["method", "metric", "mean", "95 % interval", "gain", "difference", "95 % interval", "p", "p Holm",
+    rows = [["method", "metric", "mean", "95 % interval", "gain", "difference", "its interval", "p", "p Holm",
              "p seeds", "d", "windows needed"]]
     for row in block.rows:
         for name in block.metrics:

@@ -25,14 +25,15 @@ LAYERS: list[set[str]] = [
     {"evaluation", "reporting"},
     {"plugin", "run_log", "companions"},
     {"run"},
-    {"cli", "cli_help", "export_teacher"},
+    {"cli", "cli_help", "export_teacher", "benchmark"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # Pure leaves that lower layers may use: text only, no behaviour of their own.
 LEAVES = {"recbole_soft.config.schema", "recbole_soft.config.source_reading"}
 SIBLINGS = ({"losses", "curriculum", "distill", "demos", "rank_losses", "teacher"}, {"evaluation", "reporting"})
 ONLY_IN_LLM = {"transformers", "peft", "bitsandbytes", "tokenizers"}
-NO_TORCH = {"config", "prompts", "errors", "registry", "artifacts", "distill", "curriculum", "cli", "cli_help", "statistics"}
+NO_TORCH = {"config", "prompts", "errors", "registry", "artifacts", "distill", "curriculum", "cli", "cli_help",
+            "statistics"}
 
 
 def imports_of(path: Path) -> set[str]:
