@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_soft.artifacts import content_key
 from recbole_soft.reporting.html.charts import Point, Series, chart
+from recbole_soft.reporting.html.curves import metric_name
 from recbole_soft.reporting.html.markup import Html, tag
 from recbole_soft.reporting.html.scales import Axis, number
 from recbole_soft.reporting.html.tables import Column, figure, figures, number_cell, table
@@ -88,7 +89,7 @@ def _validation(results: Sequence[RunResult], alphas: Sequence[float]) -> Html:
         if mean is not None:
             ends = (None, None) if spread is None else (max(0.0, mean - spread), mean + spread)
             points.append(Point(alpha, mean, f"{mean:.4f}", *ends))
-    name = str(results[0].run.config.get("valid_metric", "metric"))
+    name = metric_name(str(results[0].run.config.get("valid_metric", "metric")))
     return _drawn(f"{name} on validation", name, points, alphas, "Best epoch of the last stage.", [])
 
 

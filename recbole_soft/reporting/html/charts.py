@@ -17,6 +17,7 @@ _RADIUS = 4
 # Square, diamond, triangle, in radii.
 _CORNERS = (((-1, -1), (1, -1), (1, 1), (-1, 1)), ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
             ((0, -1.2), (1.2, 1), (-1.2, 1)))
+_LEVEL_TEXTS = (0.79, 0.21)
 _DASHES = (None, "5 3", "2 3", "8 3 2 3")
 
 
@@ -68,9 +69,8 @@ def chart(title: str, series: Sequence[Series], x: Axis, y: Axis, levels: Sequen
     ends = [end for point in points for end in (point.low, point.high) if end is not None]
     across = fitted(x, [point.x for point in points], 5)
     upwards = fitted(y, [point.y for point in points] + ends + [value for value, _ in levels], 4)
-    body = [_frame(across, upwards, x, y), [_level(upwards, value, text, place % 2 == 0)
-                                            for place, (value, text) in enumerate(levels)],
-            [_series(one, across, upwards) for one in drawn]]
+    body = [_frame(across, upwards, x, y), [_series(one, across, upwards) for one in drawn],
+            [_level(upwards, value, text, place) for place, (value, text) in enumerate(levels)]]
     return tag("svg", tag("title", title), body, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="chart")
 
 
@@ -107,12 +107,12 @@ def _lines(text: str, column: float, row: float) -> Html:
                         enumerate(text.split("\n"))], class_="tick middle")
 
 
-def _level(upwards: Scale, value: float, text: str, is_right: bool) -> Html:
-    """A line across; texts at both ends in turn, so that near levels can be told apart."""
+def _level(upwards: Scale, value: float, text: str, place: int) -> Html:
+    """A line across; texts of several levels have places of their own, so that near levels can be told apart."""
     row = _row(upwards, value)
-    place = {"x": WIDTH - _RIGHT, "class_": "tick end"} if is_right else {"x": _LEFT + 4, "class_": "tick"}
+    column = _LEFT + _LEVEL_TEXTS[place % len(_LEVEL_TEXTS)] * (WIDTH - _LEFT - _RIGHT)
     return joined(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=row, y2=row, class_="level"),
-                  tag("text", text, y=row - 5, **place))
+                  tag("text", text, x=round(column, 1), y=row - 5, class_="halo middle"))
 
 
 def _series(series: Series, across: Scale, upwards: Scale) -> Html:

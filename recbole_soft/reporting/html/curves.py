@@ -12,6 +12,8 @@ from recbole_soft.reporting.html.tables import Column, figure, figures, number_c
 from recbole_soft.reporting.html.view import DataGroup, Method, Section, left_for_room, mean_of
 
 LOSSES = {"loss_sft": "true answers", "loss_sdft": "own answers"}
+# The same kind of answers has the same colour in every drawing; true ones of the supervised stage have their own.
+COLOUR_OF = {("loss_sft", True): 0, ("loss_sft", False): 1, ("loss_sdft", False): 2}
 DRAWN_AT_ONCE = 6
 Row = Mapping[str, Any]
 
@@ -20,7 +22,7 @@ def section(groups: Sequence[DataGroup]) -> Section:
     """All curves, by data set."""
     bodies = [body for group in groups if (body := _of_group(group)) is not None]
     if not bodies:
-        return Section("Training curves", reason="no run has a training curve (models without training have none)")
+        return Section("Training curves", reason="no run was trained for two epochs or more")
     return Section("Training curves", [
         tag("p", "One line per method, the mean over its seeds; where seeds stopped at different epochs, over those "
                  "that were still training. Losses are means per token of the response."), bodies])
@@ -35,7 +37,7 @@ def _of_group(group: DataGroup) -> Html | None:
         _validation(group),
     ]
     trained = [method for method in group.methods if _own_rows(method)]
-    losses = [_losses(method) for method in trained]
+    losses = [drawing for method in trained if (drawing := _losses(method)) is not None]
     first, more = losses[:DRAWN_AT_ONCE], losses[DRAWN_AT_ONCE:]
     if not any(common) and not losses:
         return None
@@ -73,7 +75,7 @@ def _overlaid(group: DataGroup, key: str, title: str, label: str, note: str, **e
     shown = group.foremost(having)
     series = [Series(method.name, mean_curve(_own_rows(method), lambda row: row.get(key)), method.number)
               for method in shown]
-    return _drawn(title, series, label, note + left_for_room(shown, having), **ends) if series else None
+    return _drawn(title, series, label, note + left_for_room(shown, having), **ends)
 
 
 def _validation(group: DataGroup) -> Html | None:
@@ -86,9 +88,15 @@ def _validation(group: DataGroup) -> Html | None:
     shown = group.foremost(having)
     series = [Series(method.name, mean_curve(_own_rows(method), lambda row: row.get(metric)), method.number)
               for method in shown]
-    name = metric.removeprefix("valid_").replace("hit@", "HR@").replace("ndcg@", "NDCG@")
+    name = metric_name(metric.removeprefix("valid_"))
     return _drawn(f"{name} on validation", series, name,
-                  "What chooses the epoch that is tested." + left_for_room(shown, having), low=0.0) if series else None
+                  "What chooses the epoch that is tested." + left_for_room(shown, having), low=0.0)
+
+
+def metric_name(name: str) -> str:
+    """RecBole's `hit@10` as everywhere else on the page: `HR@10`."""
+    kind, at, cutoff = name.partition("@")
+    return {"hit": "HR", "ndcg": "NDCG"}.get(kind.lower(), kind) + at + cutoff
 
 
 def _validation_keys(runs) -> list[str]:
@@ -97,7 +105,7 @@ def _validation_keys(runs) -> list[str]:
     return list(dict.fromkeys([*decided, "valid_hit@10", "valid_ndcg@10"]))
 
 
-def _losses(method: Method) -> Html:
+def _losses(method: Method) -> Html | None:
     """Losses of a method's own stage by kind of answer, beside those of the supervised stage before it."""
     series = []
     stages = dict.fromkeys(stage for result in method.results for stage in _stages_until(result))
@@ -108,7 +116,7 @@ def _losses(method: Method) -> Html:
             points = mean_curve(rows, lambda row, key=key: row.get(key))
             if points:
                 name = f"stage {stage}: {label}" if kinds else f"stage {stage}"
-                series.append(Series(name, points, len(series)))
+                series.append(Series(name, points, COLOUR_OF.get((key, stage == "sft"), 3 + len(series))))
     return _drawn(method.name, series, "loss", None)
 
 
@@ -118,8 +126,11 @@ def _stages_until(result) -> list[str]:
     return stages[: stages.index(own) + 1] if own in stages else []
 
 
-def _drawn(title: str, series: Sequence[Series], label: str, note: str | None, **ends: float) -> Html:
+def _drawn(title: str, series: Sequence[Series], label: str, note: str | None, **ends: float) -> Html | None:
+    """A figure over epochs; a single epoch is no curve."""
     epochs = [point.x for one in series for point in one.points]
+    if len(set(epochs)) < 2:
+        return None
     step = max(1, round((max(epochs) - 1) / 8))
     ticks = [(epoch, str(epoch)) for epoch in range(1, int(max(epochs)) + 1, step)]
     drawing = chart(title, series, Axis("epoch", ticks=ticks), Axis(label, **ends))
