@@ -23,6 +23,7 @@ from pathlib import Path
 from recbole_soft.errors import EXIT_CODE
 
 POLL_SECONDS = 0.5
+_CHECKOUT = Path(__file__).resolve().parents[2]
 _TAIL_BYTES = 20_000
 
 
@@ -39,9 +40,12 @@ def run_cell(words: Sequence[str], log: Path, environment: Mapping[str, str], ti
         None when it went well, else why not.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    # The package that runs now, also where it is a checkout that is not installed.
+    paths = [str(_CHECKOUT), *filter(None, [environment.get("PYTHONPATH")])]
+    variables = {**environment, "PYTHONPATH": os.pathsep.join(paths)}
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen([sys.executable, "-m", "recbole_soft.benchmark.process", *words], stdout=output,
-                                   stderr=subprocess.STDOUT, stdin=subprocess.PIPE, env=dict(environment))
+                                   stderr=subprocess.STDOUT, stdin=subprocess.PIPE, env=variables)
         try:
             while process.poll() is None:
                 tick()

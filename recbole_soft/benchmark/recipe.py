@@ -142,7 +142,10 @@ def _entry(item: Any, file: YamlFile, datasets: Mapping[str, Any], seeds: tuple[
     for key in item:
         if key not in ENTRY_KEYS:
             raise SettingError(f"{key}: there is no such key of a model in a recipe", where, nearest(key, ENTRY_KEYS))
-    model_family(item["model"])  # refuses unknown names, naming the nearest
+    try:
+        model_family(item["model"])
+    except SettingError as error:
+        raise SettingError(error.what, where, error.remedy) from error
     for key in ("settings", "grid", "needs", "export"):
         if not isinstance(item.get(key) or {}, dict):
             raise SettingError(f"{key} must hold `name: value` lines", where, f"for example {key}: {{alpha: 10}}")
@@ -193,7 +196,10 @@ def _check_cells(recipe: Recipe) -> None:
                 if "seed" in settings:
                     raise SettingError("seed is no setting of a recipe", recipe.place, "write seeds: [42, 43, 44]")
                 place = f"{recipe.place}, {entry.model} on {dataset}"
-                validate(settings | {"seed": entry.seeds[0]}, dict.fromkeys(settings, place), entry.model, dataset)
+                try:
+                    validate(settings | {"seed": entry.seeds[0]}, dict.fromkeys(settings, place), entry.model, dataset)
+                except SettingError as error:
+                    raise SettingError(error.what, error.where or place, error.remedy) from error
 
 
 def _with_seeds(entry: Entry, seeds: Sequence[int]) -> Entry:

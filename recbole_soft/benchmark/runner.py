@@ -160,7 +160,12 @@ class Benchmark:
             return True
         if not cell.is_search and self.is_left_out(cell):
             return True
-        why = self.look(cell)
+        try:
+            why = self.look(cell)
+        except UserError as error:  # settings are checked before, but a folder that another run made is not
+            cell.failure = str(error)
+            progress.say(f"{cell.name}: FAILED\n    {cell.failure}")
+            return True
         if cell.result is None and why:
             progress.say(f"{cell.name}: runs again, because {why}")
         return cell.result is not None

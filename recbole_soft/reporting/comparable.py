@@ -45,8 +45,11 @@ def _refusal(what: str, first: RunRecord, other: RunRecord) -> RecordError:
 def mixed_versions(runs: Sequence[RunRecord]) -> list[str]:
     """Sentences about versions of the code, libraries and machines that differ between the runs of a table."""
     notes = []
+    models = [run.raw.get("language_model", {}).get("base_fingerprint") for run in runs]
     for what, values in (("commits of the code", [run.raw.get("commit") for run in runs]),
-                         *((name, [_version(run, name) for run in runs]) for name in ("torch", "transformers"))):
+                         ("versions of torch", [_version(run, "torch") for run in runs]),
+                         ("versions of transformers", [_version(run, "transformers") for run in runs]),
+                         ("language models (fingerprints)", [model for model in models if model])):
         distinct = sorted({str(value) for value in values})
         if len(distinct) > 1:
             notes.append(f"runs of several {what}: {', '.join(distinct)}")

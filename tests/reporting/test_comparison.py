@@ -18,8 +18,9 @@ def saved(tmp_path):
         sft = some_ranks(seed)
         write_run(tmp_path / f"sft{seed}", "BIGRec_SFT", {"sft": sft}, seed)
         for alpha, good in ((1.0, 0.1), (10.0, 0.5)):
-            write_run(tmp_path / f"soft{alpha}-{seed}", "BIGRec_SOFT", {"sft": sft, "soft": some_ranks(seed + 9, good=good)},
-                      seed, settings={"alpha": alpha})
+            soft = some_ranks(seed + 9, good=good)
+            write_run(tmp_path / f"soft{alpha}-{seed}", "BIGRec_SOFT", {"sft": sft, "soft": soft}, seed,
+                      settings={"alpha": alpha})
         write_run(tmp_path / f"pop{seed}", "Pop", {"test": some_ranks(77)}, seed, protocol={"train_sample": "full"})
     return tmp_path
 
