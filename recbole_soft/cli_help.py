@@ -38,6 +38,8 @@ usage:
   python run_recbole_soft.py prepare --help      atomic files from raw Amazon files
   python run_recbole_soft.py plot --run=saved/RUN   picture of tau, d_t and the losses of a run
   python run_recbole_soft.py export-teacher --help  lists and vectors of an LLM run, for DLLM2Rec
+  python run_recbole_soft.py recommend --help    what a finished run recommends
+  python run_recbole_soft.py demo --help         a local page that shows it for several runs
   python run_recbole_soft.py --help | --version
 
 examples:

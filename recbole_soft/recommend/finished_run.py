@@ -72,9 +72,9 @@ class FinishedRun:
             return None
         folder = self.folder / stage
         if not folder.is_dir():
+            others = " or ".join(f"--stage={name}" for name in self.stages if (self.folder / name).is_dir())
             raise ModelError(f"the weights of stage '{stage}' are gone", where=str(folder),
-                             remedy="copy the whole run folder, or choose another stage: "
-                                    f"{', '.join(name for name in self.stages if (self.folder / name).is_dir()) or '-'}")
+                             remedy=f"copy the whole run folder{f', or choose {others}' if others else ''}")
         return folder
 
     def path(self, recorded: str) -> str:

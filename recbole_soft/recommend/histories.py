@@ -43,12 +43,20 @@ class HistoryReader:
 
     Args:
         dataset: the data of a run.
+
+    Attributes:
+        titles: finds titles; None where the data have none.
     """
 
     def __init__(self, dataset: SoftDataset):
         self._dataset = dataset
         self._now = float(dataset.sequence_times.max()) + 1
         self.titles = TitleMatcher(dataset.catalog.titles) if dataset.catalog else None
+
+    @property
+    def users(self) -> list[str]:
+        """Ids of all users of the data."""
+        return [str(token) for token in self._dataset.field2id_token[self._dataset.uid_field][1:]]
 
     def read(self, titles: Sequence[str] | None = None, item_ids: Sequence[str] | None = None,
              user_id: str | None = None) -> History:
@@ -141,9 +149,9 @@ class HistoryReader:
 
 
 def split_words(text: str) -> list[str]:
-    """`A|B` as ['A', 'B']; `\\|` is a bar and `\\\\` a backslash inside a title. A JSON list of strings is taken as it is.
+    """`A|B` as ['A', 'B']; `\\|` is a bar and `\\\\` a backslash inside a title. Empty parts are left out.
 
-    Empty parts are left out.
+    A JSON list of strings is taken as it is.
     """
     if text.lstrip().startswith("["):
         try:

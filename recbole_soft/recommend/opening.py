@@ -59,10 +59,11 @@ class OpenedRun:
         self.dataset: SoftDataset = splits[0].dataset
         self.stage: str | None = None
         self._of_stage: dict[str, tuple[Any, Injection | None]] = {}
-        is_llm = is_llm_name(run.model)
-        self.model = _llm_model(run, self.config, self.dataset) if is_llm else _traditional(run, self.config, self.dataset)
-        self._stages = {stage.name: stage for stage in split_name(run.model)[1].load()(self.config).stages()} if is_llm \
-            else {}
+        self._stages: dict[str, Stage] = {}
+        if is_llm_name(run.model):
+            strategy = split_name(run.model)[1].load()(self.config)
+            self._stages = {stage.name: stage for stage in strategy.stages()}
+        self.model = (_llm_model if self._stages else _traditional)(run, self.config, self.dataset)
 
     def switch_to(self, stage: str) -> None:
         """Has the model rank with a stage's weights; they are read when first needed.
@@ -156,7 +157,7 @@ def _check_data(run: FinishedRun, data: SoftDataset, splits: Sequence[SoftDatase
     theirs, remedy = run.record["data"], "bring back the files of the run (--data_path=FOLDER), or train again"
     items = data.item_num - 1
     if (data.catalog.fingerprint if data.catalog else None) != theirs["catalogue"]:
-        now = f"there are {items:,} now, {theirs['items']:,} then" if items != theirs["items"] else "as many, but others"
+        now = "as many, but others" if items == theirs["items"] else f"{items:,} now, {theirs['items']:,} then"
         raise DataError(f"the items of '{run.dataset}' are not those that the run was trained on: {now}",
                         where=data.dataset_path, remedy=remedy)
     for name, split in zip(("train", "valid", "test"), splits, strict=True):

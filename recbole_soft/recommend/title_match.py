@@ -54,7 +54,8 @@ class TitleMatcher:
         cleaned = clean_title(text)
         if found := self._by_text.get(_folded(cleaned)):
             return self._one_of(cleaned, found)
-        for described, items in (("the same words", self._same_words(cleaned)), ("nearly the same", self._near(cleaned))):
+        for described, match in (("the same words", self._same_words), ("nearly the same", self._near)):
+            items = match(cleaned)
             if len({_folded(self._titles[item]) for item in items}) == 1:
                 return TitleMatch(items[0], f"'{cleaned}' was taken for '{self._titles[items[0]]}' ({described})")
         raise UnknownTitleError(f"there is no title '{cleaned}' in the catalogue of {len(self._titles) - 1:,} items",
@@ -86,7 +87,7 @@ class TitleMatcher:
         return TitleMatch(exact[0], note)
 
     def _same_words(self, text: str) -> list[int]:
-        """In any order, and with or without a bracket at the end, such as a year; two different brackets never match."""
+        """In any order, with or without a bracket at the end, such as a year; two different brackets never match."""
         whole = _word_key(text)
         return (self._by_words.get(whole) or self._by_words_before_bracket.get(whole)
                 or self._by_words.get(_word_key(_without_bracket(text)), []))
