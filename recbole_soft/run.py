@@ -245,6 +245,7 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> 
             "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
             "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
             "catalogue": data.catalog.fingerprint if data.catalog else None,
+            "interactions": train.interactions_fingerprint(),
             "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
         },
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),

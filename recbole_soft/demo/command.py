@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import ipaddress
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     if importlib.util.find_spec("gradio") is None:
         raise SettingError("the page needs gradio, which is not installed", "demo",
                            'pip install "recbole_soft[demo]"')
+    check_port(options["host"], int(options["port"]))
     from recbole_soft.demo.panels import SideBySide, open_panels
 
     runs = [word.strip() for word in options["runs"].split(",") if word.strip()]
@@ -77,6 +79,16 @@ def parse_options(argv: Sequence[str]) -> dict[str, str]:
         raise SettingError(f"port = {options['port']}: must be an integer between 1 and 65535", "command line",
                            "e.g. --port=7860")
     return options
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises SettingError where the page could not be served, before any run is opened."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), port), family=family).close()
+    except OSError as error:
+        raise SettingError(f"the page cannot be served: {error.strerror or error}", where=f"{host}:{port}",
+                           remedy=f"choose another port, for instance --port={port % 65535 + 1}") from error
 
 
 def is_local(host: str) -> bool:

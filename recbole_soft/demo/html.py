@@ -23,7 +23,8 @@ STYLE = """
 .rs-panel .rs-small { font-size: .8rem; color: var(--rs-quiet); margin: .1rem 0 0; }
 .rs-wrote { margin: 0; padding: .4rem .7rem; border-left: 3px solid var(--color-accent);
   background: var(--background-fill-secondary); }
-.rs-panel table { width: 100%; border-collapse: collapse; border: 0 !important; font-size: .92rem; margin: 0; }
+.rs-panel table, .rs-panel tr { border: 0 !important; background: none; }
+.rs-panel table { width: 100%; border-collapse: collapse; font-size: .92rem; margin: 0; }
 .rs-panel td, .rs-panel th { padding: .25rem .35rem .25rem 0 !important; border: 0 !important;
   border-top: 1px solid var(--border-color-primary) !important; vertical-align: top; text-align: left;
   font-weight: normal; color: inherit; background: none; }
@@ -50,7 +51,7 @@ def _panel(one: PanelAnswer, shared: dict[str, int]) -> str:
 
 
 def _seconds(one: PanelAnswer) -> str:
-    return f", {one.seconds:.1f} s" if one.answer else ""
+    return f", {one.seconds:.1f}&nbsp;s" if one.answer else ""
 
 
 def _content(one: PanelAnswer, shared: dict[str, int]) -> str:

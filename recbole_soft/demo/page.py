@@ -40,7 +40,7 @@ def build_page(shown: SideBySide) -> gradio.Blocks:
         with gradio.Row():
             with gradio.Column(min_width=300):
                 history = gradio.Textbox(label=f"History, one {what} a line, oldest first", lines=10, max_lines=20,
-                                         value=_some_history(shown, random.Random(0)))
+                                         value="\n".join(shown.example()))
             with gradio.Column(min_width=300):
                 if shown.has_titles:
                     _search_box(shown, history)
@@ -102,10 +102,6 @@ def _user_box(shown: SideBySide, history: gradio.Textbox) -> None:
 
     user.submit(take, user, history, **PRIVATE)
     anybody.click(take_anybody, None, [user, history], **PRIVATE)
-
-
-def _some_history(shown: SideBySide, generator: random.Random) -> str:
-    return "\n".join(shown.history_of(shown.some_user(generator)))
 
 
 def serve(page: gradio.Blocks, host: str, port: int) -> str:

@@ -100,6 +100,11 @@ class SideBySide:
         """Id of a user of the data."""
         return generator.choice(self._reader.users)
 
+    def example(self, tried: int = 20) -> list[str]:
+        """A short history that is really somebody's, the same every time."""
+        generator = random.Random(0)
+        return min((self.history_of(self.some_user(generator)) for _ in range(tried)), key=len)
+
     def answers(self, lines: Sequence[str], top: int) -> Iterator[list[PanelAnswer]]:
         """The panels' answers as they come: first all awaited, at the end all there.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from recbole_soft.config.layers import chosen_components, known_settings
 from recbole_soft.config.soft_config import SoftConfig
-from recbole_soft.data.dataset import SoftDataset
+from recbole_soft.data.dataset import SPLITS, SoftDataset
 from recbole_soft.errors import DataError, ModelError
 from recbole_soft.evaluation.injection import injection_prior
 from recbole_soft.models.base import LLMRecommender
@@ -37,6 +37,7 @@ from recbole_soft.strategies.base import Stage, StageContext
 logger = logging.getLogger("recbole_soft")
 # Settings that may differ from the run's without deciding a ranking; places are looked up anew.
 FREE = frozenset({"artifacts_dir", "run_name", "sft_adapter"})
+DATA_REMEDY = "bring back the files of the run (--data_path=FOLDER), or train again"
 
 
 class OpenedRun:
@@ -54,9 +55,10 @@ class OpenedRun:
         self.config = _config(run, run.settings(data_path, llm_path))
         init_seed(self.config["seed"], self.config["reproducibility"])
         data = SoftDataset(self.config)
-        splits = data_preparation(self.config, data)
-        _check_data(run, data, [loader.dataset for loader in splits])
-        self.dataset: SoftDataset = splits[0].dataset
+        _check_items(run, data)
+        splits = [loader.dataset for loader in data_preparation(self.config, data)]
+        _check_windows(run, splits)
+        self.dataset: SoftDataset = splits[0]
         self.stage: str | None = None
         self._of_stage: dict[str, tuple[Any, Injection | None]] = {}
         self._stages: dict[str, Stage] = {}
@@ -153,18 +155,25 @@ def _config(run: FinishedRun, settings: dict[str, Any]) -> SoftConfig:
     return config
 
 
-def _check_data(run: FinishedRun, data: SoftDataset, splits: Sequence[SoftDataset]) -> None:
-    theirs, remedy = run.record["data"], "bring back the files of the run (--data_path=FOLDER), or train again"
-    items = data.item_num - 1
+def _check_items(run: FinishedRun, data: SoftDataset) -> None:
+    """Before windows are cut and sampled, which may fail for data of another size."""
+    theirs, items = run.record["data"], data.item_num - 1
     if (data.catalog.fingerprint if data.catalog else None) != theirs["catalogue"]:
         now = "as many, but others" if items == theirs["items"] else f"{items:,} now, {theirs['items']:,} then"
         raise DataError(f"the items of '{run.dataset}' are not those that the run was trained on: {now}",
-                        where=data.dataset_path, remedy=remedy)
-    for name, split in zip(("train", "valid", "test"), splits, strict=True):
-        if split.fingerprint() != theirs[name]:
-            raise DataError(f"the interactions of '{run.dataset}' have changed since the run: its {name} windows are "
-                            f"others ({data.counts['rows']:,} rows now, {theirs['counts']['rows']:,} then)",
-                            where=data.dataset_path, remedy=remedy)
+                        where=data.dataset_path, remedy=DATA_REMEDY)
+    if data.counts["rows"] != theirs["counts"]["rows"]:
+        raise DataError(f"the interactions of '{run.dataset}' have changed since the run: {data.counts['rows']:,} rows "
+                        f"now, {theirs['counts']['rows']:,} then", where=data.dataset_path, remedy=DATA_REMEDY)
+
+
+def _check_windows(run: FinishedRun, splits: Sequence[SoftDataset]) -> None:
+    theirs, data = run.record["data"], splits[0]
+    ours = {"interactions": data.interactions_fingerprint()} | {
+        name: split.fingerprint() for name, split in zip(SPLITS, splits, strict=True)}
+    if changed := [name for name, now in ours.items() if theirs.get(name, now) != now]:
+        raise DataError(f"the interactions of '{run.dataset}' have changed since the run ({', '.join(changed)})",
+                        where=data.dataset_path, remedy=DATA_REMEDY)
 
 
 def _traditional(run: FinishedRun, config: SoftConfig, dataset: SoftDataset):
