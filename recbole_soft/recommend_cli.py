@@ -110,6 +110,8 @@ def _batch(options: dict[str, str], top: int) -> int:
 def _opened(options: dict[str, str]) -> Any:
     from recbole_soft.recommend.recommender import load_recommender
 
+    if sys.stderr.isatty():
+        sys.stderr.write(f"opening {options['run']} ...\n")
     return load_recommender(options["run"], options.get("stage"), options.get("data_path"), options.get("llm_path"))
 
 
