@@ -24,7 +24,8 @@ INTERRUPTED = 130
 SUBCOMMANDS = {"prepare": "recbole_soft.data.prepare_cli", "plot": "recbole_soft.reporting.plot_cli",
                "compare": "recbole_soft.reporting.compare_cli", "benchmark": "recbole_soft.benchmark.command",
                "report": "recbole_soft.reporting.report_cli",
-               "export-teacher": "recbole_soft.export_teacher"}
+               "export-teacher": "recbole_soft.export_teacher", "recommend": "recbole_soft.recommend_cli",
+               "demo": "recbole_soft.demo.command"}
 EXAMPLE = "python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"
 
 _OPTION = re.compile(r"--([A-Za-z]\w*(?:-\w+)*)=(.*)\Z", re.DOTALL)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, write_lines, write_text
+from recbole_soft.artifacts import content_key, disk_errors, make_folder, write_lines, write_text
 from recbole_soft.companions import companion_folder
 from recbole_soft.data.sources import data_files, find_dataset
 from recbole_soft.distill import read_distilled, write_distilled
@@ -155,17 +155,10 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
     """Sets the model's injection for a stage, gamma chosen on validation; None when there is none."""
     if config["injection"] == "none":
         return None
-    from recbole_soft.evaluation.injection import tune_injection
-    from recbole_soft.grounding import popularity
-    from recbole_soft.models.traditional import load_traditional
+    from recbole_soft.evaluation.injection import injection_prior, tune_injection
 
     train, valid, _ = splits
-    model = trainer.model
-    if config["injection"] == "popularity":
-        counts = popularity(train.dataset.all_targets, model.n_items).to(config["device"])
-        prior = lambda interaction: counts  # noqa: E731
-    else:
-        prior = load_traditional(Path(config["injection_model_file"]), train.dataset).full_sort_predict
+    model, prior = trainer.model, injection_prior(config, train.dataset)
     model.injection = None
     trainer.evaluate_stage(stage_name, valid)
     return tune_injection(model, valid, prior, config["valid_metric"], config["injection_gamma"])
@@ -173,14 +166,11 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
 
 def _retriever(config, splits, root: Path):
     """The traditional model that proposes candidates."""
-    from recbole_soft.models.rerank import Retriever
-    from recbole_soft.models.traditional import load_traditional
+    from recbole_soft.models.rerank import open_retriever
 
     folder = companion_folder(config, "retriever", splits, root,
                               lambda *arguments: _trained(config["dataset"], *arguments))
-    model = load_traditional(folder, splits[0].dataset, "retriever")
-    return Retriever(type(model).__name__, str(folder), file_hash(folder / "model.safetensors"),
-                     model.full_sort_predict)
+    return open_retriever(folder, splits[0].dataset)
 
 
 def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: bool) -> Path:
@@ -268,11 +258,13 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> 
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),
         "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(),
+        "working_folder": str(Path.cwd()),
         "data": {
             "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
             "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
             "catalogue": data.catalog.fingerprint if data.catalog else None,
             "files": data_files(Path(data.dataset_path), config["dataset"]),
+            "interactions": train.interactions_fingerprint(),
             "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
         },
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
