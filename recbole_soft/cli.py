@@ -25,7 +25,7 @@ SUBCOMMANDS = {"prepare": "recbole_soft.data.prepare_cli", "plot": "recbole_soft
                "compare": "recbole_soft.reporting.compare_cli", "benchmark": "recbole_soft.benchmark.command",
                "report": "recbole_soft.reporting.report_cli",
                "export-teacher": "recbole_soft.export_teacher", "recommend": "recbole_soft.recommend_cli",
-               "demo": "recbole_soft.demo.command"}
+               "demo": "recbole_soft.demo.command", "tune": "recbole_soft.tuning.tune_cli"}
 EXAMPLE = "python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"
 
 _OPTION = re.compile(r"--([A-Za-z]\w*(?:-\w+)*)=(.*)\Z", re.DOTALL)

@@ -145,7 +145,7 @@ class LLMRecommender(SequentialRecommender):
 
     def about(self) -> dict[str, Any]:
         """What the run's record should say of this model beside its language model."""
-        return {}
+        return {} if self.backbone.quantization is None else {"quantization": self.backbone.quantization}
 
     def texts_of(self, dataset) -> WindowTexts:
         """Prompts and targets of all windows of a split."""
