@@ -22,7 +22,7 @@ from recbole_soft.errors import EXIT_CODE, SettingError, UserError
 
 INTERRUPTED = 130
 SUBCOMMANDS = {"prepare": "recbole_soft.data.prepare_cli", "plot": "recbole_soft.reporting.plot_cli",
-               "export-teacher": "recbole_soft.export_teacher"}
+               "export-teacher": "recbole_soft.export_teacher", "distill": "recbole_soft.distill_cli"}
 EXAMPLE = "python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"
 
 _OPTION = re.compile(r"--([A-Za-z]\w*(?:-\w+)*)=(.*)\Z", re.DOTALL)

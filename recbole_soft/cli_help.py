@@ -38,6 +38,7 @@ usage:
   python run_recbole_soft.py prepare --help      atomic files from raw Amazon files
   python run_recbole_soft.py plot --run=saved/RUN   picture of tau, d_t and the losses of a run
   python run_recbole_soft.py export-teacher --help  lists and vectors of an LLM run, for DLLM2Rec
+  python run_recbole_soft.py distill --help      SOFT's self-distillation by vLLM, through files
   python run_recbole_soft.py --help | --version
 
 examples:

@@ -80,7 +80,7 @@ def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
     init_seed(config["seed"], config["reproducibility"])
     find_dataset(config["dataset"], str(Path(config["data_path"]).parent))
     data = SoftDataset(config)
-    _fit_cutoffs(config, data.item_num)
+    fit_cutoffs(config, data.item_num)
     splits = data_preparation(config, data)
     clock.lap("data")
     logger.info("%s: %s", config["dataset"], ", ".join(f"{name.replace('_', ' ')} {count:,}"
@@ -100,7 +100,7 @@ def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
     }
 
 
-def _fit_cutoffs(config, item_num: int) -> None:
+def fit_cutoffs(config, item_num: int) -> None:
     """Leaves out cut-offs beyond a small catalogue, where RecBole would stop with an exception."""
     needed = int(config["valid_metric"].partition("@")[2] or 1)
     if needed > item_num:

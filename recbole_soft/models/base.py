@@ -66,9 +66,14 @@ class WindowTexts:
 
 
 class LLMRecommender(SequentialRecommender):
-    """Base of the LLM recommenders; RecBole sees an ordinary sequential model."""
+    """Base of the LLM recommenders; RecBole sees an ordinary sequential model.
+
+    Attributes:
+        prompts_are_text: whether a prompt is nothing but tokens of the language model's own vocabulary.
+    """
 
     family = "llm"
+    prompts_are_text = True
     input_type = InputType.POINTWISE
     skip_flops = True
 
