@@ -44,6 +44,7 @@ usage:
   python run_recbole_soft.py recommend --help    what a finished run recommends
   python run_recbole_soft.py demo --help         a local page that shows it for several runs
   python run_recbole_soft.py tune --help         settings searched on validation
+  python run_recbole_soft.py distill --help      SOFT's self-distillation by vLLM, through files
   python run_recbole_soft.py --help | --version
 
 examples:

@@ -85,7 +85,7 @@ def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | No
     init_seed(config["seed"], config["reproducibility"])
     find_dataset(config["dataset"], str(Path(config["data_path"]).parent))
     data = SoftDataset(config)
-    _fit_cutoffs(config, data.item_num)
+    fit_cutoffs(config, data.item_num)
     splits = data_preparation(config, data)
     if validation_only:
         splits = (*splits[:2], SealedWindows(splits[2]))
@@ -107,7 +107,7 @@ def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | No
     }
 
 
-def _fit_cutoffs(config, item_num: int) -> None:
+def fit_cutoffs(config, item_num: int) -> None:
     """Leaves out cut-offs beyond a small catalogue, where RecBole would stop with an exception."""
     needed = int(config["valid_metric"].partition("@")[2] or 1)
     if needed > item_num:
