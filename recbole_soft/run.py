@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from recbole_soft.data.sources import data_files, find_dataset
 from recbole_soft.distill import read_distilled, write_distilled
 from recbole_soft.errors import DataError, SettingError
 from recbole_soft.registry import is_llm_name
-from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
+from recbole_soft.reporting.record import Clock, commit, machine, peak_memory, plain, versions, write_record, write_rows
 from recbole_soft.reporting.table import result_table
 from recbole_soft.run_log import log_to, tensorboard_in
 from recbole_soft.validation_only import SealedWindows, ValidationOnly
@@ -81,7 +80,7 @@ def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | No
 
     from recbole_soft.data.dataset import SoftDataset
 
-    clock = _Clock()
+    clock = Clock()
     init_seed(config["seed"], config["reproducibility"])
     find_dataset(config["dataset"], str(Path(config["data_path"]).parent))
     data = SoftDataset(config)
@@ -121,7 +120,7 @@ def fit_cutoffs(config, item_num: int) -> None:
 
 
 def _run_llm(
-    config, splits, folder: Path, saved: bool, clock: _Clock, validation_only: ValidationOnly | None
+    config, splits, folder: Path, saved: bool, clock: Clock, validation_only: ValidationOnly | None
 ) -> dict[str, Any]:
     from recbole.utils import get_model
 
@@ -201,7 +200,7 @@ def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: 
 
 
 def _run_traditional(
-    config, splits, folder: Path, saved: bool, clock: _Clock, validation_only: ValidationOnly | None
+    config, splits, folder: Path, saved: bool, clock: Clock, validation_only: ValidationOnly | None
 ) -> dict[str, Any]:
     from recbole.utils import get_model, get_trainer, init_seed
     from safetensors.torch import save_file
@@ -269,7 +268,7 @@ def _result(label: str, stage: str, ranks: np.ndarray, splits, config) -> dict[s
             "metrics": metric_table(ranks, cutoffs)}
 
 
-def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> dict[str, Any]:
+def _record(config, data, splits, outcome: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
     train, valid, test = (loader.dataset for loader in splits)
     protocol = {name: config[name] for name in (
         "window", "MAX_ITEM_LIST_LENGTH", "duplicate_titles", "mask_history", "eval_args", "user_inter_num_interval",
@@ -293,15 +292,3 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> 
         "tested": bool(outcome["results"]), "best_valid_result": dict(outcome["best_valid_result"] or {}),
         "best_valid_score": outcome["best_valid_score"], "seconds": clock.laps, "peak_memory": peak_memory(),
     }
-
-
-class _Clock:
-    """Seconds between laps, by name."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name], self._last = round(now - self._last, 3), now
