@@ -17,6 +17,7 @@ from recbole_soft.data.sources import data_files, find_dataset
 from recbole_soft.distill import read_distilled, write_distilled
 from recbole_soft.errors import DataError, SettingError
 from recbole_soft.registry import is_llm_name
+from recbole_soft.reporting.comparable import PROTOCOL_SETTINGS
 from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
 from recbole_soft.reporting.table import result_table
 from recbole_soft.run_log import log_to, tensorboard_in
@@ -261,9 +262,7 @@ def _result(label: str, stage: str, ranks: np.ndarray, splits, config) -> dict[s
 
 def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> dict[str, Any]:
     train, valid, test = (loader.dataset for loader in splits)
-    protocol = {name: config[name] for name in (
-        "window", "MAX_ITEM_LIST_LENGTH", "duplicate_titles", "mask_history", "eval_args", "user_inter_num_interval",
-        "item_inter_num_interval", "train_sample", "valid_sample", "test_sample", "sample_seed")}
+    protocol = {name: config[name] for name in PROTOCOL_SETTINGS}
     return {
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),

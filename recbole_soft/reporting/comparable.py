@@ -7,6 +7,10 @@ from typing import Any
 
 from recbole_soft.reporting.records import RecordError, RunRecord
 
+# Settings that decide data, windows and candidates; every record has them as its `protocol`.
+PROTOCOL_SETTINGS = (
+    "window", "MAX_ITEM_LIST_LENGTH", "duplicate_titles", "mask_history", "eval_args", "user_inter_num_interval",
+    "item_inter_num_interval", "train_sample", "valid_sample", "test_sample", "sample_seed")
 # Traditional models train on the whole split, LLM methods on a sample of it: that is the paper's protocol.
 MAY_DIFFER = frozenset({"train_sample"})
 FINGERPRINTS = {"catalogue": "catalogues", "items": "numbers of items", "valid": "validation windows",

@@ -21,7 +21,7 @@ from recbole_soft.reporting.records import RecordError, RunRecord, RunResult
 # Settings that name the run, its place, its machine's share or how it talks, not what comes out of it.
 NOT_DECIDING = frozenset({
     "model", "strategy", "seed", "run_name", "run_folder", "checkpoint_dir", "artifacts_dir", "show_progress", "state",
-    "data_path", "gpu_id", "examples", "config_files",
+    "data_path", "gpu_id", "examples", "config_files", "resume", "checkpoint_seconds", "settings_key",
 })
 # Folders of other runs. They usually differ by seed, and are told apart only where nothing else does.
 COMPANION_PATHS = ("teacher", "rec_model_file", "injection_model_file", "retriever", "sft_adapter")
