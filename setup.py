@@ -42,6 +42,8 @@ setup(
     extras_require={
         "quant": ["bitsandbytes>=0.45"],
         "plots": ["matplotlib>=3.7"],
+        "demo": ["gradio>=6,<7"],
+        "tune": ["optuna>=5,<6"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "matplotlib>=3.7"],
     },
 )

@@ -41,6 +41,10 @@ usage:
   python run_recbole_soft.py compare --help      the same table from finished runs
   python run_recbole_soft.py report --help       HTML page about finished runs
   python run_recbole_soft.py export-teacher --help  lists and vectors of an LLM run, for DLLM2Rec
+  python run_recbole_soft.py recommend --help    what a finished run recommends
+  python run_recbole_soft.py demo --help         a local page that shows it for several runs
+  python run_recbole_soft.py tune --help         settings searched on validation
+  python run_recbole_soft.py distill --help      SOFT's self-distillation by vLLM, through files
   python run_recbole_soft.py --help | --version
 
 examples:

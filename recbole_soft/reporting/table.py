@@ -16,6 +16,9 @@ def result_table(record: Mapping[str, Any], shown: Sequence[str] = SHOWN) -> str
         shown: metrics; those that the record lacks are left out.
     """
     results = record["results"]
+    if not results:
+        return (f"{record['model']} on {record['dataset']}: not tested; best validation score "
+                f"{record['best_valid_score']:.4f} ({record['config']['valid_metric']})")
     metrics = [name for name in shown if name in results[0]["metrics"]] or list(results[0]["metrics"])
     rows = [["method", *metrics]]
     rows += [[row["label"], *(_cell(row["metrics"][name]) for name in metrics)] for row in results]
