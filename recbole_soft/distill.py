@@ -79,7 +79,7 @@ def write_distilled(path: Path, windows: Sequence[DistilledWindow]) -> None:
 
 
 def copy_first(made: Mapping[str, Any] | None, folder: Path, count: int) -> None:
-    """Puts the first lines of a run's self-distilled set beside its record; `made` is its note about the set, if any."""
+    """Puts the first lines of a self-distilled set into a run folder; `made` is the run's note about it, if any."""
     if made and count:
         write_distilled(folder / EXAMPLES_FILE, read_distilled(Path(made["file"]))[:count])
 
