@@ -32,6 +32,10 @@ class RecordError(UserError):
     """A record that cannot be read, or records that cannot be compared."""
 
 
+class UntestedError(RecordError):
+    """A run that was ended before the test, as the trials of a search are."""
+
+
 @dataclass(frozen=True)
 class WindowTable:
     """A method's rank in every test window, and what the run wrote about the windows beside it.
@@ -195,8 +199,17 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
 
 
 def read_records(places: Iterable[Path]) -> list[RunRecord]:
-    """All runs below the given folders; see `find_runs` and `read_run`."""
-    return [read_run(folder) for folder in find_runs(places)]
+    """All tested runs below the given folders; see `find_runs` and `read_run`. Trials of searches are left out."""
+    folders, runs = find_runs(places), []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except UntestedError:
+            if len(folders) == 1:
+                raise
+    if not runs:
+        raise RecordError("no run here was tested", where=str(folders[0]), remedy="give runs that ended with a test")
+    return runs
 
 
 def read_ranks(file: Path) -> WindowTable:
@@ -229,6 +242,9 @@ def check_raw(raw: Any, place: str) -> None:
     if not isinstance(raw, Mapping) or raw.get("schema") != SCHEMA_VERSION:
         schema = raw.get("schema") if isinstance(raw, Mapping) else None
         raise RecordError(f"the record has schema {schema}, this version reads {SCHEMA_VERSION}", place, remedy)
+    if raw.get("tested") is False:
+        raise UntestedError("this run ended with validation, as the trials of a search do", place,
+                            "give runs that ended with a test")
     wrong = [name for name, kind in _NEEDED.items() if not isinstance(raw.get(name), kind)]
     wrong += [f"data.{name}" for name in _NEEDED_OF_DATA if not wrong and name not in raw["data"]]
     if not wrong:
