@@ -19,6 +19,7 @@ from recbole_soft.data.sources import find_dataset, local_dataset
 from recbole_soft.errors import SettingError
 from recbole_soft.reporting.compare_cli import write_tables
 from recbole_soft.reporting.comparison_formats import terminal
+from recbole_soft.reporting.html.page import write_page
 from recbole_soft.reporting.methods import Method
 from recbole_soft.reporting.summaries import Summary, write_summary
 
@@ -137,7 +138,8 @@ def _show_table(recipe: Recipe, benchmark: Benchmark, failed: Sequence[Cell], ou
         notes.setdefault(cell.dataset, []).append(f"missing: {cell.name}")
     summary = Summary(methods, recipe.metrics, _baseline(recipe, methods), notes)
     comparison = summary.compared()
-    files = [*write_tables(output, comparison), write_summary(output, summary) / "summary.json"]
+    files = [*write_tables(output, comparison), write_summary(output, summary) / "summary.json",
+             write_page(output / "report.html", comparison, f"Benchmark {recipe.name}")]
     sys.stdout.write(terminal(comparison) + "\n" + "\n".join(map(str, files)) + "\n")
     sys.stdout.flush()
 

@@ -203,7 +203,7 @@ def test_sections_without_data_are_left_out_with_a_reason(tmp_path):
 def test_damaged_examples_and_bare_records_do_not_stop_the_page(tmp_path):
     folder = soft_run(tmp_path / "run", examples={"soft": [example()]})
     (folder / "examples_soft.jsonl").write_text('{"window": 0}\nnot json\n[1]\n', encoding="utf-8")
-    changed(folder, versions={}, machine=None, peak_memory=None, seconds={}, language_model=None, notes=None)
+    changed(folder, versions={}, machine={}, peak_memory=None, seconds={}, language_model={}, notes=None)
     assert "Examples" in page(folder)
 
 
