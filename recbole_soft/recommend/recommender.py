@@ -208,8 +208,9 @@ class Recommender:
         """Whether a traditional model scores the same history otherwise for another user."""
         if isinstance(self._opened.model, LLMRecommender):
             return False
-        somebody = self.reader.windows([History((1,), (0.0,), user) for user in (0, 1)])
-        nobody, first = self._opened.scores(somebody, [])
+        items = tuple(range(1, min(4, self._opened.dataset.item_num)))
+        same_history = [History(items, tuple(map(float, items)), user) for user in (0, 1)]
+        nobody, first = self._opened.scores(self.reader.windows(same_history), [])
         return not torch.equal(nobody, first)
 
     def _names(self, item: int) -> tuple[str, str, str]:
