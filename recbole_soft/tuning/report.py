@@ -76,7 +76,7 @@ def caution(outcomes: Sequence[Outcome], best: Outcome, windows: int) -> str:
     close = sum(outcome.state == DONE and outcome.number != best.number and abs(outcome.score - best.score) <= error
                 for outcome in outcomes)
     return (f"standard error of the best score on {windows} validation windows: {error:.4f}; "
-            f"trials within it: {close}" + (" (the earliest of equal ones is the best)" if close else ""))
+            f"other trials within it: {close}")
 
 
 def write_trials(folder: Path, outcomes: Sequence[Outcome], metric: str) -> Path:

@@ -159,4 +159,4 @@ def test_figures_of_the_report(tmp_path):
         with study.next_trial() as trial:
             trial.score = score
     # sqrt(0.5 * 0.5 / 100) = 0.05
-    assert "100 validation windows: 0.0500; trials within it: 1" in caution(study.outcomes(), study.best(), 100)
+    assert "100 validation windows: 0.0500; other trials within it: 1" in caution(study.outcomes(), study.best(), 100)
