@@ -66,9 +66,15 @@ class WindowTexts:
 
 
 class LLMRecommender(SequentialRecommender):
-    """Base of the LLM recommenders; RecBole sees an ordinary sequential model."""
+    """Base of the LLM recommenders; RecBole sees an ordinary sequential model.
+
+    Attributes:
+        prompts_are_text: whether a prompt is nothing but tokens of the language model's own vocabulary.
+    """
 
     family = "llm"
+    answers_with_titles = False  # whether windows are answered by a generated title
+    prompts_are_text = True
     input_type = InputType.POINTWISE
     skip_flops = True
 
