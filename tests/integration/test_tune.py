@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from recbole_soft import cli
+from recbole_soft.reporting.records import find_runs
 from recbole_soft.run import run_recbole_soft
 from recbole_soft.validation_only import SealedWindows, ValidationOnly
 from tests.integration.conftest import words_of
@@ -70,6 +71,7 @@ def test_a_search_shares_artefacts_and_ends_with_a_command_that_gives_the_best_a
     assert run["tested"] and run["best_valid_score"] == float(best["hit@10"]) and run["config"]["alpha"] == float(
         best["alpha"])
     assert run["stages"]["sft"]["reused"]
+    assert [path.name for path in find_runs([tmp_path / "saved"])] == [Path(run["config"]["run_folder"]).name]
 
 
 @pytest.mark.usefixtures("with_optuna")
