@@ -84,6 +84,7 @@ def test_greedy_answers_of_an_engine_train_exactly_as_one_beam_of_ours(distill, 
     assert note_of(engine)["engine"]["sampling"]["samples"] == 0 and note_of(ours)["engine"] is None
     assert note_of(engine)["file"] != note_of(ours)["file"], "a set from elsewhere is never taken for our own"
     assert lines_of(note_of(engine)["file"]) == lines_of(note_of(ours)["file"])
+    assert "BIGRec SOFT, engine's answers" in engine["table"] and "engine" not in ours["table"]
     losses = [[row["loss_total"] for row in result["record"]["curves"]] for result in (engine, ours)]
     assert losses[0] == losses[1]
     metrics = [[row["metrics"] for row in result["record"]["results"]] for result in (engine, ours)]
@@ -91,6 +92,10 @@ def test_greedy_answers_of_an_engine_train_exactly_as_one_beam_of_ours(distill, 
 
     code, said = distill("import", **{"from": folder, "learning_rate": 0.01, "sft_adapter": folder / "sft"})
     assert code == 0, "the exported weights themselves are recognised, however the run came by them: " + said
+    weights = (folder / "sft" / "model.safetensors").read_bytes()
+    code, said = distill("export", out=folder, learning_rate=0.01)
+    assert code == 2 and "answers to other questions" in said
+    assert (folder / "sft" / "model.safetensors").read_bytes() == weights, "answers keep the weights that gave them"
     code, said = distill("import", **{"from": folder, "prompt": "movie"})
     assert code == 2 and "the prompts of the training windows changed since the export" in said
     answers = (folder / "answers.jsonl").read_text().split("\n")
@@ -182,8 +187,11 @@ def test_code_of_a_checkpoint_is_not_run_because_a_file_says_so(distill, tmp_pat
     about["run"]["settings"]["trust_remote_code"] = True
     (folder / "engine.json").write_text(json.dumps(about))
     (folder / "answers.jsonl").write_text("\n".join(
-        json.dumps(line) for line in ({"session": {"protocol": 1, "key": about["key"], "engine": "by hand"}},
+        json.dumps(line) for line in ({"session": {"protocol": 1, "key": about["key"], "engine": "hand"}},
                                       *({"id": name, "answers": [{"token_ids": [5, 6]}]}
                                         for name in read_export(folder).ids))) + "\n")
     code, said = distill("import", **{"from": folder})
-    assert code == 0 and "trust_remote_code" not in said
+    assert code == 0 and "trust_remote_code" not in said and "by hand (greedy)" in said
+    (folder / "engine.json").write_text(json.dumps({**about, "run": None}))
+    code, said = distill("import", **{"from": folder})
+    assert code == 2 and "does not say which run asked" in said
