@@ -73,6 +73,7 @@ class LLMRecommender(SequentialRecommender):
     """
 
     family = "llm"
+    answers_with_titles = False  # whether windows are answered by a generated title
     prompts_are_text = True
     input_type = InputType.POINTWISE
     skip_flops = True
@@ -149,7 +150,7 @@ class LLMRecommender(SequentialRecommender):
 
     def about(self) -> dict[str, Any]:
         """What the run's record should say of this model beside its language model."""
-        return {}
+        return {} if self.backbone.quantization is None else {"quantization": self.backbone.quantization}
 
     def texts_of(self, dataset) -> WindowTexts:
         """Prompts and targets of all windows of a split."""

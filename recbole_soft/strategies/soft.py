@@ -22,7 +22,7 @@ from recbole_soft.config.schema import Setting
 from recbole_soft.curriculum import SCHEDULES, EpochSignal, Schedule, make_schedule
 from recbole_soft.data.windows import sample_rows
 from recbole_soft.distill import DistilledWindow, read_distilled, summarise, write_distilled
-from recbole_soft.grounding import distance_chunks
+from recbole_soft.models.grounded_answers import ground_answers
 from recbole_soft.strategies.base import Responses, Stage, StageContext, Strategy
 from recbole_soft.strategies.engine_answers import EngineAnswers, draw
 from recbole_soft.strategies.sft import LOSS_SETTINGS, SupervisedStage, labelled, masked_softmax
@@ -130,23 +130,9 @@ def _distil(context: StageContext) -> list[str]:
 
 def _described(context: StageContext, answers: Sequence[str]) -> list[DistilledWindow]:
     model, windows = context.model, context.windows
-    titles = [model.encoder.template.unquoted(answer) for answer in answers]
-    vectors, table = model.title_vectors.lookup(titles), model.title_vectors.table()
-    distances = (vectors - table[windows.target_rows]).norm(dim=1).tolist()
-    nearest = torch.cat([chunk.argmin(1) for _, chunk in distance_chunks(vectors, table)]).tolist()
-    catalog = model.catalog
-    category_of = {title: catalog.categories[items[0]] for title, items in catalog.items_of_title.items()}
-    text_of = model.prompt_text
-    result = []
-    for row, answer in enumerate(answers):
-        grounded, category = catalog.unique_titles[nearest[row]], windows.target_categories[row]
-        result.append(DistilledWindow(
-            window_id=windows.window_ids[row], prompt=text_of(windows.prompts[row]), target=windows.target_titles[row],
-            answer=answer, grounded=grounded, distance=distances[row],
-            is_title=model.title_vectors.is_title(titles[row]),
-            category_matches=category_of[grounded] == category if category else None,
-        ))
-    return result
+    grounded = ground_answers(model, answers, windows.target_titles, windows.target_categories, windows.target_rows)
+    return [DistilledWindow(**vars(answer), window_id=window, prompt=model.prompt_text(prompt))
+            for answer, window, prompt in zip(grounded, windows.window_ids, windows.prompts, strict=True)]
 
 
 class SOFT(Strategy):
