@@ -35,8 +35,9 @@ from recbole_soft.reporting.record import plain
 from recbole_soft.strategies.base import Stage, StageContext
 
 logger = logging.getLogger("recbole_soft")
-# Settings that may differ from the run's without deciding a ranking; places are looked up anew.
-FREE = frozenset({"artifacts_dir", "run_name", "sft_adapter"})
+# Settings that may differ from the run's without deciding a ranking: places, which are looked up anew, and speed.
+FREE = frozenset({"artifacts_dir", "run_name", "sft_adapter", "generation_batch_size", "embed_batch_tokens",
+                  "micro_batch_size", "gradient_checkpointing"})
 DATA_REMEDY = "bring back the files of the run (--data_path=FOLDER), or train again"
 
 
@@ -106,6 +107,7 @@ class OpenedRun:
             raise ModelError(f"{self.run.model} cannot score all items at once", where=str(self.run.folder),
                              remedy="choose a run of another model") from error
         scores = scores.float().cpu().view(len(windows), self.dataset.item_num).nan_to_num(nan=-torch.inf)
+        scores = scores + 0.0  # a distance of 0 is no score of -0
         scores[:, 0] = -torch.inf
         for row, items in enumerate(met):
             scores[row, torch.from_numpy(items)] = -torch.inf
