@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,9 @@ DATA_REMEDY = "bring back the files of the run (--data_path=FOLDER), or train ag
 class OpenedRun:
     """A run in memory.
 
+    Args:
+        given: settings in place of the run's, see `FinishedRun.settings`.
+
     Attributes:
         run: what was opened.
         config, dataset: its settings and its training split, which holds everybody's sequences.
@@ -50,9 +53,9 @@ class OpenedRun:
         stage: its name.
     """
 
-    def __init__(self, run: FinishedRun, data_path: str | None = None, llm_path: str | None = None):
+    def __init__(self, run: FinishedRun, given: Mapping[str, Any]):
         self.run = run
-        self.config = _config(run, run.settings(data_path, llm_path))
+        self.config = _config(run, run.settings(given))
         init_seed(self.config["seed"], self.config["reproducibility"])
         data = SoftDataset(self.config)
         _check_items(run, data)

@@ -24,6 +24,7 @@ _NEEDED: dict[str, type | tuple[type, ...]] = {
     "protocol": Mapping, "protocol_fingerprint": str, "stages": Mapping, "curves": list, "results": list,
 }
 _NEEDED_OF_DATA = ("test", "valid", "train", "items", "test_windows")
+_NO_RESULTS = {"artifacts", "tune"}
 _NEEDED_OF_RESULT = ("label", "stage", "windows", "ranks_file", "metrics")
 _COUNTS = ("history", "popularity")
 
@@ -179,7 +180,8 @@ def with_tables(raw: Mapping[str, Any], tables: Mapping[str, WindowTable], place
 def find_runs(places: Iterable[Path]) -> list[Path]:
     """Folders of finished runs below the given folders, sorted; a run folder or a run.json may be given itself.
 
-    Companions that other runs trained on the way (below `artifacts`) are no results and are left out.
+    Companions that other runs trained on the way (below `artifacts`) and trials of searches (below `tune`, never
+    tested) are no results and are left out.
 
     Raises:
         RecordError: a place does not exist or holds no run.
@@ -190,7 +192,7 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
             folders = [place.parent]
         else:
             folders = sorted(path.parent for path in place.rglob(RECORD_FILE)
-                             if "artifacts" not in path.relative_to(place).parts)
+                             if not _NO_RESULTS & set(path.relative_to(place).parts))
         if not folders:
             what = "there is no finished run in this folder" if place.is_dir() else "there is no such folder"
             raise RecordError(what, where=str(place), remedy="give run folders, or a folder that holds some")
