@@ -44,6 +44,7 @@ setup(
         "plots": ["matplotlib>=3.7"],
         "demo": ["gradio>=6,<7"],
         "tune": ["optuna>=5,<6"],
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "matplotlib>=3.7"],
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9",
+                 "matplotlib>=3.7"],
     },
 )
