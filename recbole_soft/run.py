@@ -197,7 +197,7 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
     from safetensors.torch import save_file
 
     from recbole_soft.evaluation.ranks import RankRecorder
-    from recbole_soft.models.traditional import learned_state
+    from recbole_soft.models.traditional import learned_state, losses_are_numbers
 
     train, valid, test = splits
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -212,7 +212,7 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
         logger.info("epoch %d: loss %.4f, valid %s %.4f", epoch + 1, trainer.train_loss_dict[epoch], metric, score)
 
     metric = config["valid_metric"].lower()
-    with disk_errors(folder):
+    with disk_errors(folder), losses_are_numbers(config):
         best_score, best_result = trainer.fit(
             train, valid, verbose=False, saved=saved, show_progress=config["show_progress"],
             callback_fn=note_epoch)

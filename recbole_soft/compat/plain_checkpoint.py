@@ -21,11 +21,13 @@ from recbole_soft.errors import ModelError
 
 TRUST_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch's own
 _CONFIGS = (("recbole.config.configurator", "Config"), ("recbole_soft.config.soft_config", "SoftConfig"))
-_CONTAINERS = {"collections": {"OrderedDict", "defaultdict", "Counter"},
-               "builtins": {"set", "frozenset", "complex", "slice", "bytearray", "list", "dict", "tuple", "int", "float"}}
+_CONTAINERS = {
+    "collections": {"OrderedDict", "defaultdict", "Counter"},
+    "builtins": {"set", "frozenset", "complex", "slice", "bytearray", "list", "dict", "tuple", "int", "float"},
+}
 _TENSORS = {
-    "torch": {"Size", "device", "Tensor", "dtype", "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16",
-              "int8", "uint8", "bool"},
+    "torch": {"Size", "device", "Tensor", "dtype", "float32", "float64", "float16", "bfloat16", "int64", "int32",
+              "int16", "int8", "uint8", "bool"},
     "torch._utils": {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter", "_rebuild_sparse_tensor"},
     "torch.nn.parameter": {"Parameter"},
     "torch.serialization": {"_get_layout"},

@@ -7,10 +7,12 @@ and what is allowed is decided elsewhere (`layers`, `validate`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from recbole.config import Config
 
 from recbole_soft.config import layers
@@ -19,6 +21,8 @@ from recbole_soft.config.sources import user_settings
 from recbole_soft.config.validate import validate
 from recbole_soft.config.values import parsed
 from recbole_soft.errors import SettingError
+
+logger = logging.getLogger("recbole_soft")
 
 
 class SoftConfig(Config):
@@ -40,8 +44,8 @@ class SoftConfig(Config):
     def __init__(self, model: str, dataset: str, config_file_list: Sequence[str] | None = None,
                  config_dict: Mapping[str, Any] | None = None, command_line: Mapping[str, str] | None = None):
         layers.install()
-        merged, sources = user_settings(config_file_list or (), config_dict or {}, command_line or {})
-        self._typed_settings = validate(merged, sources, model, dataset)
+        merged, self._sources = user_settings(config_file_list or (), config_dict or {}, command_line or {})
+        self._typed_settings = validate(merged, self._sources, model, dataset)
         self._command_line = dict(command_line or {})
         super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
 
@@ -68,6 +72,19 @@ class SoftConfig(Config):
         # An explicit `llm: None` asks for the preset that is chosen without it.
         self.external_config_dict = {key: value for key, value in self._typed_settings.items()
                                      if (key, value) != ("llm", None)}
+
+    def _init_device(self) -> None:
+        """RecBole's choice, but `use_gpu: False` counts, and a GPU that is asked for by its number must be there."""
+        super()._init_device()
+        if not self.final_config_dict.get("use_gpu", True):
+            self.final_config_dict["device"] = torch.device("cpu")
+        elif self.final_config_dict["device"].type == "cpu" and self.final_config_dict["gpu_id"]:
+            if self.external_config_dict.get("gpu_id") is not None:
+                raise SettingError(f"gpu_id = {self.final_config_dict['gpu_id']}: torch finds no such GPU",
+                                   self._sources.get("gpu_id"),
+                                   "give the number of a GPU that nvidia-smi shows, or --use_gpu=False")
+            if self.external_config_dict.get("use_gpu"):
+                logger.warning("use_gpu=True, but torch finds no GPU: the run goes on on the CPU")
 
     def _set_default_parameters(self) -> None:
         with _refusals_as_user_errors():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import importlib.util
+import json
 import os
 import ssl
 import threading
@@ -24,8 +25,14 @@ from recbole_soft.errors import ModelError
 from recbole_soft.llm.tokenizer import LLMTokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The hub gets the name of the model that was asked for and nothing else: no telemetry, no orders to convert weights.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 HUB_PATIENCE_SECONDS = 10.0
+FIRST_SERVER_ERROR = 500
 
+_REMEDY_PICKLE = ("take a revision or another model with *.safetensors; or, if you trust this one, convert it once: "
+                  "AutoModelForCausalLM.from_pretrained(ID).save_pretrained(FOLDER), and its tokenizer likewise")
 # What a failure to load says -> what to do about it; the first that fits counts.
 _REMEDIES = (
     (("gated repo", "401 client", "403 client", "'401 ", "'403 "),
@@ -33,6 +40,7 @@ _REMEDIES = (
     (("trust_remote_code",), "--trust_remote_code=true, if you trust the code that comes with it"),
     (("for this kind of automodel",), "give a causal (decoder-only) language model, such as Llama, Qwen or GPT-2"),
     (("does not recognize this architecture",), "pip install --upgrade transformers, or choose another model"),
+    (("cannot be loaded with `safetensors`",), _REMEDY_PICKLE),
     (("mismatched_sizes",), "config.json and the weights belong to different models: copy both from the same one"),
 )
 _REMEDY_FOLDER = "check that the folder is complete and that no file is cut short"
@@ -95,7 +103,7 @@ def load_backbone(settings: LoadSettings) -> Backbone:
         hf_tokenizer = AutoTokenizer.from_pretrained(settings.llm_path, **common)
         model, loading = AutoModelForCausalLM.from_pretrained(
             settings.llm_path, dtype=_dtype(settings), attn_implementation=settings.attn_implementation,
-            output_loading_info=True, **common, **_quantized(settings),
+            output_loading_info=True, use_safetensors=True, **common, **_quantized(settings),
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _explained(settings.llm_path, error) from error
@@ -182,13 +190,30 @@ def _check_folder(llm_path: str) -> None:
                                     "meta-llama/Llama-3.2-3B")
         return
     names = {entry.name for entry in folder.iterdir()}
-    has_weights = any(name.endswith((".safetensors", ".bin", ".safetensors.index.json")) for name in names)
+    has_weights = any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names)
+    if not has_weights and any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
+        raise ModelError("the model folder has its weights as a pickle only, which can run code when it is read",
+                         where=f"llm_path={llm_path}", remedy=_REMEDY_PICKLE)
     has_tokenizer = bool(names & {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"})
+    _check_index(folder / "model.safetensors.index.json")
     for present, what in ((("config.json" in names), "config.json"), (has_weights, "weights (*.safetensors)"),
                           (has_tokenizer, "tokenizer (tokenizer.json)")):
         if not present:
             raise ModelError(f"the model folder has no {what}", where=f"llm_path={llm_path}",
                              remedy="save the model and its tokenizer there with save_pretrained()")
+
+
+def _check_index(path: Path) -> None:
+    """The files that a checkpoint in parts names must lie in its folder."""
+    try:
+        parts = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values() if path.is_file() else ()
+        outside = [part for part in parts if Path(part).name != part]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"the list of the checkpoint's parts cannot be read: {error}", where=f"llm_path={path.parent}",
+                         remedy=_REMEDY_FOLDER) from error
+    if outside:
+        raise ModelError(f"a part of the checkpoint leaves its folder: {outside[0]}", where=f"llm_path={path.parent}",
+                         remedy="do not use this checkpoint; tell who offers it")
 
 
 def _check_weights(llm_path: str, missing: set[str]) -> None:
@@ -222,8 +247,10 @@ def _hub_answers() -> bool:
         request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
         try:
             urllib.request.urlopen(request, timeout=HUB_PATIENCE_SECONDS).close()
-        except urllib.error.HTTPError as error:  # an answer all the same
+        except urllib.error.HTTPError as error:
             error.close()
+            if error.code >= FIRST_SERVER_ERROR:  # the hub's client would try again for a minute
+                return
         except (OSError, ValueError, http.client.HTTPException) as error:
             # A certificate that Python does not know is an answer, too: the hub's client brings its own list.
             if not isinstance(getattr(error, "reason", None), ssl.SSLError):

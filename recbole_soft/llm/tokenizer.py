@@ -21,7 +21,7 @@ class LLMTokenizer:
     def __init__(self, hf_tokenizer, pad_token: str = "auto"):
         self.hf = hf_tokenizer
         if hf_tokenizer.eos_token_id is None:
-            raise ModelError("the tokenizer has no end-of-text token", where=str(hf_tokenizer.name_or_path),
+            raise ModelError("the tokenizer has no end-of-text token", where=f"llm_path={hf_tokenizer.name_or_path}",
                              remedy="set eos_token in its tokenizer_config.json")
         self.eos_id: int = hf_tokenizer.eos_token_id
         self.bos_ids = self._beginning()
