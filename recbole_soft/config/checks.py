@@ -148,7 +148,8 @@ def _intervals(run: _Context) -> SettingError | None:
     for key in ("user_inter_num_interval", "item_inter_num_interval"):
         text = run.user.get(key)
         if text is not None and not all(map(_INTERVAL.match, str(text).split(";"))):
-            return run.mistake(f"{key} = {text}: must be an interval of numbers", (key,), f'for example {key}="[10,inf)"')
+            return run.mistake(f"{key} = {text}: must be an interval of numbers", (key,),
+                               f'for example {key}="[10,inf)"')
     return None
 
 
@@ -214,5 +215,5 @@ def _without_effect(run: _Context) -> SettingError | None:
 _CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
     _valid_metric, _negatives, _teacher, _thoughts, _pickled_caches, _intervals)
 _LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
-    _quantized_full_tuning, _half_precision_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever, _msl, _llm_preset, _llm_path,
-    _without_effect)
+    _quantized_full_tuning, _half_precision_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever,
+    _msl, _llm_preset, _llm_path, _without_effect)

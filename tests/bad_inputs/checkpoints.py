@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from safetensors.torch import save
+
 from tests.bad_inputs.case import Case, Change, cut, swap
+from tests.toys import toy_model
 
 LLM, WEIGHTS, ADAPTER, POP = "llm", "llm/model.safetensors", "saved/sft/sft", "saved/pop"
 PICKLE_THAT_DELETES = b"\x80\x04cos\nremove\nX\x11\x00\x00\x00raw/ratings.csv\x85R."
@@ -26,6 +29,11 @@ def safetensors(header: Mapping[str, Any], data: bytes = b"", length: int | None
 def tensor(shape: list[int], end: int) -> dict[str, Any]:
     """A header that promises one tensor."""
     return {"model.norm.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}
+
+
+def weights_of_a_vocabulary(size: int) -> bytes:
+    """A safetensors file of a random model with so many tokens."""
+    return save(toy_model("llama", size).state_dict(), metadata={"format": "pt"})
 
 
 def language_model(name: str, files: Mapping[str, Change], cause: str, remedy: str, place: str = LLM) -> Case:
@@ -86,8 +94,9 @@ LANGUAGE_MODELS = (
         "AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}),
                                        "evil.py": "raise SystemExit('executed')\n"},
                    "cannot be loaded", "--trust_remote_code=true, if you trust"),
-    language_model("a tokenizer of another model", {"config.json": edited(vocab_size=100),
-                                                    "model.safetensors": None}, "no weights", SAVE),
+    language_model("a tokenizer of another model", {
+        "config.json": edited(vocab_size=100), "model.safetensors": lambda _: weights_of_a_vocabulary(100)},
+                   "tokens, the model only 100", "the model's own tokenizer"),
     language_model("positions for 40 tokens", {"config.json": edited(max_position_embeddings=40)}, "reads 40 tokens",
                    "choose a model that reads more", place="llm_path"),
 )
@@ -116,8 +125,14 @@ ADAPTERS = (
             remedy="lora_target_modules"),
     adapter("an adapter of fewer layers", {"lora_target_modules": "[q_proj,v_proj,k_proj]"},
             cause="lacks weights of this model", remedy="lora_target_modules"),
+    adapter("an adapter of other random weights", {"tiny_seed": 5}, cause="trained on another base model",
+            remedy="leave out sft_adapter"),
     adapter("an adapter of another width, without its record", {"tiny_hidden_size": 48}, {"../run.json": None},
             cause="of another size than the model", remedy="use the base model"),
+    adapter("an adapter of fewer blocks, without its record", {"tiny_layers": 3}, {"../run.json": None},
+            cause="lacks weights of this model", remedy="use the base model"),
+    adapter("an adapter of more blocks, without its record", {"tiny_layers": 1}, {"../run.json": None},
+            cause="has weights this model lacks", remedy="use the base model"),
     adapter("an adapter without configuration", files={"adapter_config.json": None}, cause="no adapter in this folder",
             remedy="saved/RUN/sft"),
     adapter("an adapter with half a configuration", files={"adapter_config.json": cut(9)},
@@ -136,6 +151,10 @@ ADAPTERS = (
     adapter("an adapter as a pickle",
             files={"adapter_model.safetensors": None, "adapter_model.bin": PICKLE_THAT_DELETES},
             cause="the weights cannot be read", remedy="missing or cut short"),
+    Case("a LoRA target like none that is there", {"lora_target_modules": "[nope]"}, cause="no layer 'nope'",
+         place="lora_target_modules", remedy="known: "),
+    Case("a LoRA target that is no single layer", {"lora_target_modules": "[self_attn]"}, cause="no layer 'self_attn'",
+         place="lora_target_modules", remedy="known: "),
     Case("a LoRA target that is not there", {"lora_target_modules": "[q_proj,v_prj]"}, cause="no layer 'v_prj'",
          place="lora_target_modules", remedy="did you mean v_proj"),
 )

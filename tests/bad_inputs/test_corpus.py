@@ -19,16 +19,6 @@ CASES = [pytest.param(case, id=f"{table}: {case.name}") for table, module in TAB
 MESSAGE = re.compile(r"error: (?P<cause>.+?)\n +where: +(?P<place>.+?)\n +remedy: +(?P<remedy>.+)\Z", re.DOTALL)
 
 
-@pytest.fixture(scope="session")
-def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The world as it is before anything goes wrong."""
-    folder = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        world.build(folder)
-    return folder
-
-
 @pytest.fixture
 def own_world(small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy to do harm in, and the current folder."""
