@@ -31,6 +31,7 @@ _TENSORS = {
     "torch._utils": {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter", "_rebuild_sparse_tensor"},
     "torch.nn.parameter": {"Parameter"},
     "torch.serialization": {"_get_layout"},
+    "_codecs": {"encode"},
     "logging": {"getLogger"},
     "recbole.data.interaction": {"Interaction"},
     "numpy": {"dtype", "ndarray"},
@@ -65,6 +66,7 @@ class PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The named object, or a stand-in for it."""
+        module = "builtins" if module == "__builtin__" else module  # as protocol 2 calls it
         if (module, name) in _CONFIGS:
             return type("StoredConfig", (StoredConfig,), {"stands_for": (module, name)})
         found = _look_up(module, name) if _may_be_looked_up(module, name) else None

@@ -127,7 +127,7 @@ def parse_value(text: str) -> Any:
     is_quoted = len(stripped) > 1 and stripped[0] in "'\"" and stripped[-1] == stripped[0]
     if is_quoted or stripped.startswith(("[", "{")):
         try:
-            return yaml.load(stripped, Loader=StrictLoader)
+            return yaml.load(stripped, Loader=StrictLoader)  # noqa: S506  a SafeLoader that allows less
         except (yaml.YAMLError, ValueError, RecursionError):
             return text
     for pattern, convert in ((_BOOL, lambda word: word.lower() == "true"), (_INT, int), (_FLOAT, _to_float)):

@@ -43,6 +43,9 @@ _REMEDIES = (
     (("cannot be loaded with `safetensors`",), _REMEDY_PICKLE),
     (("mismatched_sizes",), "config.json and the weights belong to different models: copy both from the same one"),
 )
+# What transformers raises where files are damaged, or settings in them make no sense.
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, ImportError, RuntimeError,
+                   SafetensorError)
 _REMEDY_FOLDER = "check that the folder is complete and that no file is cut short"
 _REMEDY_HUB = ("check the id and the network, or download the model elsewhere and give its folder: "
                "--llm_path=/path/to/folder; without any model: --llm=tiny")
@@ -57,7 +60,7 @@ class LoadSettings:
     dtype: str = "auto"
     quantization: str = "none"
     attn_implementation: str = "sdpa"
-    pad_token: str = "auto"
+    pad_token: str = "auto"  # noqa: S105  a token of text
     trust_remote_code: bool = False
     llm_revision: str | None = None
 
@@ -91,6 +94,7 @@ def load_backbone(settings: LoadSettings) -> Backbone:
         ModelError: a folder without weights or tokenizer, files that are cut short or do not belong together,
             a gated or absent hub id, a missing library.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
 
@@ -105,7 +109,7 @@ def load_backbone(settings: LoadSettings) -> Backbone:
             settings.llm_path, dtype=_dtype(settings), attn_implementation=settings.attn_implementation,
             output_loading_info=True, use_safetensors=True, **common, **_quantized(settings),
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (*_LOADING_ERRORS, StrictDataclassError) as error:
         raise _explained(settings.llm_path, error) from error
     _check_weights(settings.llm_path, loading["missing_keys"])
     tokenizer = LLMTokenizer(hf_tokenizer, settings.pad_token)
@@ -244,9 +248,10 @@ def _hub_answers() -> bool:
     answers: list[bool] = []
 
     def ask() -> None:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        # The address is the hub client's own (HF_ENDPOINT), and nothing of the answer is used.
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310
         try:
-            urllib.request.urlopen(request, timeout=HUB_PATIENCE_SECONDS).close()
+            urllib.request.urlopen(request, timeout=HUB_PATIENCE_SECONDS).close()  # noqa: S310
         except urllib.error.HTTPError as error:
             error.close()
             if error.code >= FIRST_SERVER_ERROR:  # the hub's client would try again for a minute
@@ -268,7 +273,8 @@ def _explained(llm_path: str, error: Exception) -> ModelError:
     text = str(error)
     remedy = next((remedy for words, remedy in _REMEDIES if any(word in text.lower() for word in words)),
                   _REMEDY_FOLDER if Path(llm_path).is_dir() else _REMEDY_HUB)
-    first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    first_line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if "mismatched_sizes" in text:  # the first line points to a report that nobody sees
         first_line = "the weights have other sizes than config.json says"
     return ModelError(f"the language model cannot be loaded: {first_line}", where=f"llm_path={llm_path}", remedy=remedy)

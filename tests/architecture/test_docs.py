@@ -15,7 +15,7 @@ from recbole_soft.registry import MODELS, SCHEDULES, STRATEGIES, Registry
 from tests.architecture.test_layers import LAYERS, PACKAGE
 
 ROOT = PACKAGE.parent
-DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/methods.md", "CHANGELOG.md")
+DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/methods.md", "CHANGELOG.md", "SECURITY.md")
 SOURCES = ("recbole_soft", "tests", "properties")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
