@@ -13,6 +13,7 @@ import numpy as np
 from recbole_soft import plugin
 from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, write_text
 from recbole_soft.companions import companion_folder
+from recbole_soft.config.refusals import settings_that_fail
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.errors import DataError, SettingError
 from recbole_soft.registry import is_llm_name
@@ -54,7 +55,8 @@ def run_recbole_soft(
     config = SoftConfig(model, dataset, config_file_list, config_dict, command_line)
     folder = make_folder(run_folder(config))
     config["run_folder"] = str(folder)
-    with log_to(folder / "run.log", config["state"]), tensorboard_in(folder / "tensorboard"):
+    with log_to(folder / "run.log", config["state"]), tensorboard_in(folder / "tensorboard"), \
+            settings_that_fail(config):
         return _run(config, folder, saved)
 
 

@@ -153,6 +153,35 @@ def _intervals(run: _Context) -> SettingError | None:
     return None
 
 
+def _fields(run: _Context) -> SettingError | None:
+    names = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
+    columns = [run[name] for name in names]
+    if len(set(columns)) < len(columns):
+        return run.mistake(f"users, items and times must be three columns, not {', '.join(map(str, columns))}", names,
+                           "name a column of its own for each")
+    if run.user.get("LIST_SUFFIX") is not None and not str(run["LIST_SUFFIX"]).strip():
+        return run.mistake("LIST_SUFFIX is empty", ("LIST_SUFFIX",), "remove it")
+    return None
+
+
+def _protocol(run: _Context) -> SettingError | None:
+    """What RecBole can and this package does not: every method has the same windows and ranks the whole catalogue."""
+    mode = (run.user.get("eval_args") or {}).get("mode", "full")
+    if any(value != "full" for value in (mode.values() if isinstance(mode, dict) else [mode])):
+        return run.mistake(f"eval_args: mode = {mode}: every method ranks the whole catalogue here", ("eval_args",),
+                           "write mode: full, or leave it out")
+    if run.user.get("benchmark_filename"):
+        return run.mistake("benchmark_filename: windows are cut and split here, for every method alike",
+                           ("benchmark_filename",), "remove it")
+    clip = run.user.get("clip_grad_norm")
+    if clip is not None and not (isinstance(clip, dict) and "max_norm" in clip):
+        return run.mistake(f"clip_grad_norm = {clip}: must be a mapping with max_norm", ("clip_grad_norm",),
+                           "for example clip_grad_norm={max_norm: 1.0}")
+    if run["log_wandb"] and importlib.util.find_spec("wandb") is None:
+        return run.mistake("log_wandb = True needs wandb, which is not installed", ("log_wandb",), "pip install wandb")
+    return None
+
+
 def _half_precision_full_tuning(run: _Context) -> SettingError | None:
     if run["dtype"] == "float16" and run["tuning"] == "full":
         return run.mistake("weights in float16 cannot be trained with tuning = full: AdamW's small numbers become 0",
@@ -213,7 +242,8 @@ def _without_effect(run: _Context) -> SettingError | None:
 
 
 _CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
-    _valid_metric, _negatives, _teacher, _thoughts, _pickled_caches, _intervals)
+    _valid_metric, _negatives, _teacher, _thoughts, _pickled_caches, _intervals,
+    _fields, _protocol)
 _LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
     _quantized_full_tuning, _half_precision_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever,
     _msl, _llm_preset, _llm_path, _without_effect)

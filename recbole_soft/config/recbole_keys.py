@@ -44,7 +44,7 @@ _TYPED = (
     Setting("metric_decimal_place", "int", 4, "decimals of metrics", low=0),
     Setting("loss_decimal_place", "int", 4, "decimals of losses", low=0),
     Setting("MAX_ITEM_LIST_LENGTH", "int", 50, "longest history", low=1),
-    Setting("seed", "int", 2020, "random seed", low=0),
+    Setting("seed", "int", 2020, "random seed", low=0, high=2**32 - 1),
     Setting("reproducibility", "bool", True, "deterministic kernels"),
     Setting("use_gpu", "bool", True, "use a GPU if there is one"),
     Setting("worker", "int", 0, "data loading processes", low=0),

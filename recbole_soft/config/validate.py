@@ -116,14 +116,10 @@ def _checked(setting: Setting, value: Any, where: str, mistakes: list[SettingErr
     try:
         return convert(setting, value)
     except ValueError as error:
-        remedy = nearest(str(value), setting.choices) if setting.choices else _example(setting)
+        remedy = nearest(str(value), setting.choices) if setting.choices else (
+            f"give such a value, or leave {setting.name} out")
         mistakes.append(SettingError(f"{setting.name} = {shown(value)}: {error}", where, remedy))
         return value
-
-
-def _example(setting: Setting) -> str:
-    default = f" for the default, {setting.default}" if setting.default not in (None, {}) else ""
-    return f"give such a value, or leave {setting.name} out{default}"
 
 
 def _owners(key: str) -> dict[str, list[str]]:

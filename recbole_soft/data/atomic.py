@@ -103,6 +103,9 @@ def _read_header(path: Path, separator: str, encoding: str) -> dict[str, str]:
             cells = file.readline().rstrip("\r\n").split(separator)
     except UnicodeDecodeError as error:
         raise _no_text(path, encoding, error) from error
+    except UnicodeError as error:  # UTF-16 without its mark
+        raise DataError(f"the file is not {encoding} text ({error})", where=str(path),
+                        remedy="save it as UTF-8, or name its encoding with --encoding") from error
     except LookupError as error:
         raise DataError(f"{error}", where=f"encoding={encoding}",
                         remedy="name an encoding of texts, for instance --encoding=utf-8 or latin-1") from error

@@ -182,6 +182,8 @@ class SoftDataset(SequentialDataset):
         """Training, validation and test windows, split by RecBole, then sampled."""
         try:
             splits = super().build()
+            if len(splits) != len(SPLITS):
+                raise ValueError(f"it gives {len(splits)} parts, not training, validation and test")
         except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
             if "eval_args" not in self.config.external_config_dict:
                 raise

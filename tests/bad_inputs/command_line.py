@@ -74,31 +74,32 @@ VALUES = (
     Case("a setting with a typing error", {"epoch": 3}, cause="epoch = 3: there is no such setting",
          place="--epoch=3", remedy="did you mean epochs?"),
     Case("a word for a number", {"epochs": "many"}, cause="must be an integer from 1 up", place="--epochs=many",
-         remedy="the default, 300"),
+         remedy="give such a value, or leave"),
     Case("a fraction for an integer", {"epochs": 1.5}, cause="must be an integer from 1 up", place="--epochs=1.5",
          remedy="leave epochs out"),
     Case("a number that is none", {"learning_rate": "nan"}, cause="must be a number above 0", place="--learning_rate",
          remedy="leave learning_rate out"),
     Case("an infinite number", {"lora_alpha": ".inf"}, cause="must be a number", place="--lora_alpha=.inf",
-         remedy="the default, 16"),
+         remedy="give such a value, or leave"),
     Case("a number of 5,000 digits", {"seed": "1" * 5000}, cause="must be an integer", place="--seed=111",
-         remedy="the default, 2020"),
+         remedy="give such a value, or leave"),
     Case("a share above 1", {"lora_dropout": 2}, cause="must be a number between 0 and 1", place="--lora_dropout=2",
-         remedy="the default, 0.05"),
+         remedy="give such a value, or leave"),
     Case("a sample of nothing", {"train_sample": 0}, cause="must be a positive integer or `full`",
-         place="--train_sample=0", remedy="the default, 4096"),
+         place="--train_sample=0", remedy="give such a value, or leave"),
     Case("a choice that is none", {"decoding": "greedy"}, cause="must be one of free, constrained",
          place="--decoding=greedy", remedy="free"),
     Case("yes for true", {"fast_path": "yes"}, cause="must be True or False", place="--fast_path=yes",
-         remedy="the default, True"),
+         remedy="give such a value, or leave"),
     Case("a list that does not close", {"topk": "[1, 5"}, cause="must be a list of integers", place="--topk=[1, 5",
-         remedy="the default, [10]"),
+         remedy="give such a value, or leave"),
     Case("a metric that does not exist", {"metrics": "[Hit,NDGC]"}, cause="must be a list",
          place="--metrics=[Hit,NDGC]",
          remedy="NDCG"),
     Case("code for a number", {"seed": "__import__('os').remove('raw/items.jsonl')"}, cause="must be an integer",
-         place="--seed=__import__", remedy="the default"),
-    Case("an empty value", {"epochs": ""}, cause="must be an integer", place="--epochs=)", remedy="the default, 300"),
+         place="--seed=__import__", remedy="give such a value, or leave"),
+    Case("an empty value", {"epochs": ""}, cause="must be an integer", place="--epochs=)",
+         remedy="give such a value, or leave"),
     Case("a metric to choose by that is not computed", {"valid_metric": "MRR@7"}, cause="MRR@7 is not computed",
          place="--valid_metric=MRR@7", remedy="valid_metric=Hit@1"),
     Case("three mistakes at once", {"epochs": 0, "epoch": 1, "decoding": "x"}, cause="3 mistakes in the settings",
@@ -136,4 +137,41 @@ VALUES = (
          place="there is no folder /no/where", remedy="--data_path=FOLDER"),
 )
 
-CASES = (*WORDS, *NAMES, *VALUES)
+
+
+def only_recbole_knows(name: str, cause: str, **words: object) -> Case:
+    """A case of a setting that RecBole takes without a check and fails at."""
+    key, value = next((key, value) for key, value in words.items() if key != "model")
+    return Case(name, words, cause=f"RecBole cannot use the settings: {cause}", place=f"{key}={str(value)[:12]}",
+                remedy="correct or remove what does not fit")
+
+
+RECBOLE = (
+    only_recbole_knows("heads that do not divide the width", "ValueError: The hidden size", n_heads=3, model="SASRec"),
+    only_recbole_knows("a width below 0", "RuntimeError: Trying to create tensor", hidden_size=-1, model="SASRec"),
+    only_recbole_knows("a word for a width", "TypeError", hidden_size="wide", model="SASRec"),
+    only_recbole_knows("no layers", "ValueError: num_layers", num_layers=0, model="GRU4Rec"),
+    only_recbole_knows("a function that does not exist", "KeyError: 'nope'", hidden_act="nope", model="SASRec"),
+    only_recbole_knows("a transformation that does not exist", "NotImplementedError: There is no transform",
+                       transform="x"),
+    only_recbole_knows("a filter that is no mapping", "AttributeError", val_interval="x"),
+    only_recbole_knows("a column that the data does not have", "ValueError: Field [a] does not exist",
+                       discretization="{'a': 'b'}"),
+    Case("metrics of values", {"metrics": "[AUC]", "valid_metric": "AUC@5"}, cause="RecBole refuses the settings",
+         place="metrics=['AUC']", remedy="config_settings"),
+    Case("a sampled evaluation", {"eval_args": "{mode: uni100}"}, cause="every method ranks the whole catalogue",
+         place="--eval_args={mode: uni100}", remedy="mode: full"),
+    Case("a split of two parts", {"eval_args": "{split: {RS: [8, 1]}, order: TO}"}, cause="it gives 2 parts",
+         place="eval_args=", remedy="RS: [8, 1, 1]"),
+    Case("files that are split already", {"benchmark_filename": "[a, b, c]"}, cause="windows are cut and split here",
+         place="--benchmark_filename", remedy="remove it"),
+    Case("one column for users and items", {"USER_ID_FIELD": "item_id"}, cause="must be three columns",
+         place="--USER_ID_FIELD=item_id", remedy="a column of its own"),
+    Case("a number for a clipping", {"clip_grad_norm": 5}, cause="must be a mapping with max_norm",
+         place="--clip_grad_norm=5", remedy="{max_norm: 1.0}"),
+    Case("a seed that is too large", {"seed": 2**40}, cause="must be an integer between 0 and 4294967295",
+         place="--seed=", remedy="leave seed out"),
+    Case("negatives for a loss that takes them", {"model": "SASRec", "loss_type": "BPR"}, ends=0, says="HR@5"),
+)
+
+CASES = (*WORDS, *NAMES, *VALUES, *RECBOLE)
