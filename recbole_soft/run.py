@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,22 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, write_text
+from recbole_soft.artifacts import content_key, disk_errors, make_folder, write_text
 from recbole_soft.companions import companion_folder
 from recbole_soft.config.refusals import settings_that_fail
-from recbole_soft.data.sources import find_dataset
+from recbole_soft.data.sources import data_files, find_dataset
+from recbole_soft.distill import copy_first
 from recbole_soft.errors import DataError, SettingError
 from recbole_soft.registry import is_llm_name
-from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
+from recbole_soft.reporting.comparable import PROTOCOL_SETTINGS
+from recbole_soft.reporting.record import Clock, commit, machine, peak_memory, plain, versions, write_record, write_rows
 from recbole_soft.reporting.table import result_table
 from recbole_soft.run_log import log_to, tensorboard_in
+from recbole_soft.validation_only import SealedWindows, ValidationOnly
 
 logger = logging.getLogger("recbole_soft")
 REPORTED_CUTOFFS = (1, 5, 10, 20, 50)
-NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path")
+NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path", "examples")
 
 
 def run_recbole_soft(
@@ -33,6 +35,7 @@ def run_recbole_soft(
     config_dict: Mapping[str, Any] | None = None,
     command_line: Mapping[str, str] | None = None,
     saved: bool = True,
+    validation_only: ValidationOnly | None = None,
 ) -> dict[str, Any]:
     """Trains and tests a model under the project's protocol.
 
@@ -41,6 +44,7 @@ def run_recbole_soft(
         dataset: name of a data set.
         config_file_list, config_dict, command_line: the user's settings, weakest first.
         saved: whether RecBole keeps the best checkpoint of a traditional model.
+        validation_only: ends the run before the test, whose windows are then never read; for searches.
 
     Returns:
         RecBole's result dictionary (`best_valid_score`, `best_valid_result`, `test_result`, ...) and `record`,
@@ -55,9 +59,10 @@ def run_recbole_soft(
     config = SoftConfig(model, dataset, config_file_list, config_dict, command_line)
     folder = make_folder(run_folder(config))
     config["run_folder"] = str(folder)
-    with log_to(folder / "run.log", config["state"]), tensorboard_in(folder / "tensorboard"), \
+    shown = validation_only.terminal_level if validation_only else None
+    with log_to(folder / "run.log", config["state"], shown), tensorboard_in(folder / "tensorboard"), \
             settings_that_fail(config):
-        return _run(config, folder, saved)
+        return _run(config, folder, saved, validation_only)
 
 
 def run_folder(config) -> Path:
@@ -72,23 +77,25 @@ def run_folder(config) -> Path:
     return Path(config["checkpoint_dir"]) / name
 
 
-def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
+def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | None) -> dict[str, Any]:
     from recbole.data import data_preparation
     from recbole.utils import init_seed
 
     from recbole_soft.data.dataset import SoftDataset
 
-    clock = _Clock()
+    clock = Clock()
     init_seed(config["seed"], config["reproducibility"])
     find_dataset(config["dataset"], str(Path(config["data_path"]).parent))
     data = SoftDataset(config)
-    _fit_cutoffs(config, data.item_num)
+    fit_cutoffs(config, data.item_num)
     splits = data_preparation(config, data)
+    if validation_only:
+        splits = (*splits[:2], SealedWindows(splits[2]))
     clock.lap("data")
     logger.info("%s: %s", config["dataset"], ", ".join(f"{name.replace('_', ' ')} {count:,}"
                                                        for name, count in data.counts.items()))
     runner = _run_llm if is_llm_name(config["model"]) else _run_traditional
-    outcome = runner(config, splits, folder, saved, clock)
+    outcome = runner(config, splits, folder, saved, clock, validation_only)
     record = plain(_record(config, data, splits, outcome, clock))
     path = write_record(folder, record)
     write_rows(folder / "curves.csv", outcome["curves"])
@@ -102,7 +109,7 @@ def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
     }
 
 
-def _fit_cutoffs(config, item_num: int) -> None:
+def fit_cutoffs(config, item_num: int) -> None:
     """Leaves out cut-offs beyond a small catalogue, where RecBole would stop with an exception."""
     needed = int(config["valid_metric"].partition("@")[2] or 1)
     if needed > item_num:
@@ -115,9 +122,12 @@ def _fit_cutoffs(config, item_num: int) -> None:
         config["topk"] = kept
 
 
-def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[str, Any]:
+def _run_llm(
+    config, splits, folder: Path, saved: bool, clock: Clock, validation_only: ValidationOnly | None
+) -> dict[str, Any]:
     from recbole.utils import get_model
 
+    from recbole_soft.evaluation.answers import describe_answers
     from recbole_soft.evaluation.ranks import RankRecorder
     from recbole_soft.trainer.llm_trainer import LLMTrainer
 
@@ -125,23 +135,30 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[s
     model = get_model(config["model"])(config, train.dataset)
     clock.lap("model")
     if config["retriever"]:
-        model.retriever = _retriever(config, splits, model.store.root / "retrievers")
+        model.retriever = _retriever(config, splits, model.store.root / "retrievers", validation_only)
         clock.lap("retriever")
     trainer = LLMTrainer(config, model)
     trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
-    best_score, best_result = trainer.fit(train, valid, saved=saved, show_progress=config["show_progress"])
+    best_score, best_result = trainer.fit(train, valid, saved=saved, show_progress=config["show_progress"],
+                                          callback_fn=validation_only.callback(trainer) if validation_only else None)
     clock.lap("training")
-    results = []
-    for stage in trainer.stages:
+    copy_first(trainer.notes.get("self_distilled_set"), folder, config["examples"])
+    results, test_result = [], {}
+    if validation_only and (injection := _injection(config, trainer, trainer.stages[-1].name, splits)):
+        best_result = trainer.evaluate(valid, load_best_model=False)
+        best_score = best_result[config["valid_metric"].lower()]
+        trainer.notes["injection"] = injection
+    for stage in () if validation_only else trainer.stages:
         injection = _injection(config, trainer, stage.name, splits)
         test_result = trainer.evaluate_stage(stage.name, test)
-        results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, config, folder)
-                       | {"injection": injection})
+        results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, splits, config)
+                       | {"injection": injection}
+                       | describe_answers(model, test, recorder.last, stage.name, folder, config["examples"]))
     clock.lap("test")
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
         "results": results, "curves": trainer.curves, "stages": trainer.stage_reports,
-        "notes": trainer.notes | model.notes_on(test.dataset.inter_feat),
+        "notes": trainer.notes | model.notes_on((valid if validation_only else test).dataset.inter_feat),
         "model": {"base_fingerprint": model.base_fingerprint, "parameters": model.base_parameters,
                   "tokenizer": model.backbone.tokenizer.fingerprint,
                   "template": model.encoder.template.fingerprint, "path": model.backbone.model.name_or_path,
@@ -153,35 +170,26 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
     """Sets the model's injection for a stage, gamma chosen on validation; None when there is none."""
     if config["injection"] == "none":
         return None
-    from recbole_soft.evaluation.injection import tune_injection
-    from recbole_soft.grounding import popularity
-    from recbole_soft.models.traditional import load_traditional
+    from recbole_soft.evaluation.injection import injection_prior, tune_injection
 
     train, valid, _ = splits
-    model = trainer.model
-    if config["injection"] == "popularity":
-        counts = popularity(train.dataset.all_targets, model.n_items).to(config["device"])
-        prior = lambda interaction: counts  # noqa: E731
-    else:
-        prior = load_traditional(Path(config["injection_model_file"]), train.dataset).full_sort_predict
+    model, prior = trainer.model, injection_prior(config, train.dataset)
     model.injection = None
     trainer.evaluate_stage(stage_name, valid)
     return tune_injection(model, valid, prior, config["valid_metric"], config["injection_gamma"])
 
 
-def _retriever(config, splits, root: Path):
+def _retriever(config, splits, root: Path, validation_only: ValidationOnly | None):
     """The traditional model that proposes candidates."""
-    from recbole_soft.models.rerank import Retriever
-    from recbole_soft.models.traditional import load_traditional
+    from recbole_soft.models.rerank import open_retriever
 
     folder = companion_folder(config, "retriever", splits, root,
-                              lambda *arguments: _trained(config["dataset"], *arguments))
-    model = load_traditional(folder, splits[0].dataset, "retriever")
-    return Retriever(type(model).__name__, str(folder), file_hash(folder / "model.safetensors"),
-                     model.full_sort_predict)
+                              lambda *arguments: _trained(config["dataset"], *arguments, validation_only))
+    return open_retriever(folder, splits[0].dataset)
 
 
-def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: bool) -> Path:
+def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: bool,
+             validation_only: ValidationOnly | None) -> Path:
     """Trains a model inside a run of another (see `companion_folder`); its messages go where that run's go."""
     from recbole_soft.config.soft_config import SoftConfig
 
@@ -190,11 +198,13 @@ def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: 
     if not only_where:
         config["run_folder"] = str(folder)
         with tensorboard_in(folder / "tensorboard"):
-            _run(config, folder, saved=True)
+            _run(config, folder, True, validation_only and validation_only.for_companion())
     return folder
 
 
-def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[str, Any]:
+def _run_traditional(
+    config, splits, folder: Path, saved: bool, clock: Clock, validation_only: ValidationOnly | None
+) -> dict[str, Any]:
     from recbole.utils import get_model, get_trainer, init_seed
     from safetensors.torch import save_file
 
@@ -212,6 +222,8 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
     def note_epoch(epoch: int, score: float) -> None:
         valid_curve[epoch] = score
         logger.info("epoch %d: loss %.4f, valid %s %.4f", epoch + 1, trainer.train_loss_dict[epoch], metric, score)
+        if validation_only:
+            validation_only.after_epoch(epoch, float(score))
 
     metric = config["valid_metric"].lower()
     with disk_errors(folder), losses_are_numbers(config):
@@ -219,59 +231,53 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
             train, valid, verbose=False, saved=saved, show_progress=config["show_progress"],
             callback_fn=note_epoch)
     clock.lap("training")
-    test_result = trainer.evaluate(test, load_best_model=saved)
+    # Evaluating is also how RecBole brings back the best epoch's weights.
+    result = trainer.evaluate(valid if validation_only else test, load_best_model=saved)
     clock.lap("test")
     with disk_errors(folder):
         save_file(learned_state(model), folder / "model.safetensors")
     curves = [{"stage": "train", "epoch": epoch, "loss_total": loss, f"valid_{metric}": valid_curve.get(epoch)}
               for epoch, loss in trainer.train_loss_dict.items()]
     return {
-        "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
-        "results": [_result(config["model"], "test", recorder.last, config, folder)], "curves": curves,
+        "best_valid_score": best_score, "best_valid_result": best_result,
+        "test_result": {} if validation_only else result, "curves": curves,
+        "results": [] if validation_only else [_result(config["model"], "test", recorder.last, splits, config)],
         "stages": {}, "notes": getattr(model, "notes", {}),
         "model": {"parameters": sum(parameter.numel() for parameter in model.parameters())},
     }
 
 
-def _result(label: str, stage: str, ranks: np.ndarray, config, folder: Path) -> dict[str, Any]:
-    """Metrics of a row of the table; the ranks go to a file for significance tests."""
+def _result(label: str, stage: str, ranks: np.ndarray, splits, config) -> dict[str, Any]:
+    """Metrics of a row of the table; the ranks go to a file for significance tests and breakdowns."""
     from recbole_soft.evaluation.ranks import metric_table
+    from recbole_soft.evaluation.windows import rank_rows, window_columns
 
-    write_rows(folder / f"ranks_{stage}.csv", [{"window": row, "rank": int(rank)} for row, rank in enumerate(ranks)])
+    train, _, test = (loader.dataset for loader in splits)
+    write_rows(Path(config["run_folder"]) / f"ranks_{stage}.csv", rank_rows(ranks, window_columns(train, test)))
     cutoffs = sorted({*REPORTED_CUTOFFS, *config["topk"]})
     return {"label": label, "stage": stage, "windows": len(ranks), "ranks_file": f"ranks_{stage}.csv",
             "metrics": metric_table(ranks, cutoffs)}
 
 
-def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> dict[str, Any]:
+def _record(config, data, splits, outcome: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
     train, valid, test = (loader.dataset for loader in splits)
-    protocol = {name: config[name] for name in (
-        "window", "MAX_ITEM_LIST_LENGTH", "duplicate_titles", "mask_history", "eval_args", "user_inter_num_interval",
-        "item_inter_num_interval", "train_sample", "valid_sample", "test_sample", "sample_seed")}
+    protocol = {name: config[name] for name in PROTOCOL_SETTINGS}
     return {
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),
         "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(),
+        "working_folder": str(Path.cwd()),
         "data": {
             "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
             "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
             "catalogue": data.catalog.fingerprint if data.catalog else None,
+            "files": data_files(Path(data.dataset_path), config["dataset"]),
+            "interactions": train.interactions_fingerprint(),
             "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
         },
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
         "language_model": outcome["model"], "stages": outcome["stages"], "notes": outcome["notes"],
         "curves": outcome["curves"], "results": outcome["results"], "recbole_test_result": dict(outcome["test_result"]),
+        "tested": bool(outcome["results"]), "best_valid_result": dict(outcome["best_valid_result"] or {}),
         "best_valid_score": outcome["best_valid_score"], "seconds": clock.laps, "peak_memory": peak_memory(),
     }
-
-
-class _Clock:
-    """Seconds between laps, by name."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name], self._last = round(now - self._last, 3), now

@@ -120,6 +120,7 @@ GENERATION = _section(
 RUN = _section(
     "Run",
     Setting("run_name", "str", None, "folder of this run under checkpoint_dir (default: made from the settings)"),
+    Setting("examples", "int", 50, "test windows shown in examples_STAGE.jsonl: prompt, answer, nearest titles", low=0),
     Setting("artifacts_dir", "path", None, "where reusable results are kept (default: checkpoint_dir/artifacts)"),
 )
 
