@@ -73,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _DISK_REMEDIES:
             raise
-        place = f": {error.filename}" if error.filename else ""
-        return _fail(f"{error.strerror}{place}; {_DISK_REMEDIES[error.errno]}")
+        return _fail(UserError(str(error.strerror), error.filename, _DISK_REMEDIES[error.errno]).message())
 
 
 def _dispatch(words: list[str]) -> int:

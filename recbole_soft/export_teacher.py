@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from recbole_soft.artifacts import read_json
+from recbole_soft.config.foreign import recorded_settings
 from recbole_soft.errors import ModelError, SettingError, nearest
 from recbole_soft.registry import is_llm_name
 
 logger = logging.getLogger("recbole_soft")
-OPTIONS = {"run": "", "out": "", "sample": "full", "stage": "", "topk": "50"}
+OPTIONS = {"run": "", "out": "", "sample": "full", "stage": "", "topk": "50", "trust_remote_code": "false"}
 EXAMPLE = "python run_recbole_soft.py export-teacher --run=saved/RUN --out=teacher"
 BATCH = 256
 HELP = f"""Writes what a finished LLM run knows, for --model=DLLM2Rec --teacher=FOLDER.
@@ -28,6 +29,7 @@ HELP = f"""Writes what a finished LLM run knows, for --model=DLLM2Rec --teacher=
                    the number the run trained on, with the same sample_seed, gives the windows it trained on
   --stage=NAME     weights of this stage (default: the last)
   --topk=K         length of the lists (default: {OPTIONS["topk"]})
+  --trust_remote_code=true  run code that comes with the language model; what the run's record says does not count
 
 example: {EXAMPLE} --sample=4096
 """
@@ -44,12 +46,14 @@ def main(argv: Sequence[str]) -> int:
         return 0
     options = _parse(argv)
     out = export_teacher(Path(options["run"]), Path(options["out"]), _count(options, "topk"),
-                         None if options["sample"] == "full" else _count(options, "sample"), options["stage"])
+                         None if options["sample"] == "full" else _count(options, "sample"), options["stage"],
+                         options["trust_remote_code"].lower() == "true")
     sys.stdout.write(f"{out}\n")
     return 0
 
 
-def export_teacher(run: Path, out: Path, topk: int = 50, sample: int | None = None, stage: str = "") -> Path:
+def export_teacher(run: Path, out: Path, topk: int = 50, sample: int | None = None, stage: str = "",
+                   trust_remote_code: bool = False) -> Path:
     """Writes a run's item vectors and lists.
 
     Args:
@@ -58,6 +62,7 @@ def export_teacher(run: Path, out: Path, topk: int = 50, sample: int | None = No
         topk: length of the lists.
         sample: number of training windows; None ranks all.
         stage: whose weights; empty for the last.
+        trust_remote_code: run code that comes with the language model.
 
     Returns:
         `out`.
@@ -75,7 +80,8 @@ def export_teacher(run: Path, out: Path, topk: int = 50, sample: int | None = No
         raise SettingError(f"the run has no stage '{stage}'", where=f"--stage={stage}", remedy=nearest(stage, stages))
     make_folder(out, "out")
     plugin.install()
-    model, train = _open(record, run, sample, stage)
+    model, train = _open(record, run, stage, {"train_sample": sample or "full", "eval_batch_size": BATCH,
+                                              "trust_remote_code": trust_remote_code})
     _write(model, train, out, topk, {"run": str(run), "model": record["model"], "stage": stage,
                                      "dataset": record["dataset"], "sample": sample or "full"})
     return out
@@ -84,7 +90,9 @@ def export_teacher(run: Path, out: Path, topk: int = 50, sample: int | None = No
 def _record(run: Path) -> dict[str, Any]:
     try:
         record = read_json(run / "run.json")
-        name, _ = record["model"], (record["stages"], record["user_settings"], record["dataset"])
+        name, _ = record["model"], (dict(record["user_settings"]), record["dataset"])
+        if any(Path(stage).name != stage for stage in record["stages"]):
+            raise ValueError("a stage is no folder of the run")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError("there is no readable record of a run", where=str(run),
                          remedy="give the folder that a finished run printed") from error
@@ -94,7 +102,7 @@ def _record(run: Path) -> dict[str, Any]:
     return record
 
 
-def _open(record: dict[str, Any], run: Path, sample: int | None, stage: str):
+def _open(record: dict[str, Any], run: Path, stage: str, settings: dict[str, Any]):
     """The run's model with the stage's weights, and the training windows to rank."""
     from recbole.data import data_preparation
     from recbole.utils import get_model, init_seed
@@ -104,8 +112,7 @@ def _open(record: dict[str, Any], run: Path, sample: int | None, stage: str):
     from recbole_soft.run_log import quiet_libraries
 
     quiet_libraries()
-    settings = {**record["user_settings"], "train_sample": sample or "full", "eval_batch_size": BATCH}
-    config = SoftConfig(record["model"], record["dataset"], config_dict=settings)
+    config = SoftConfig(record["model"], record["dataset"], config_dict={**recorded_settings(record), **settings})
     init_seed(config["seed"], config["reproducibility"])
     data = SoftDataset(config)
     train = data_preparation(config, data)[0].dataset

@@ -12,6 +12,7 @@ import numpy as np
 from recbole_soft import plugin
 from recbole_soft.artifacts import content_key, disk_errors, make_folder, write_text
 from recbole_soft.companions import companion_folder
+from recbole_soft.config.refusals import settings_that_fail
 from recbole_soft.data.sources import data_files, find_dataset
 from recbole_soft.distill import copy_first
 from recbole_soft.errors import DataError, SettingError
@@ -59,7 +60,8 @@ def run_recbole_soft(
     folder = make_folder(run_folder(config))
     config["run_folder"] = str(folder)
     shown = validation_only.terminal_level if validation_only else None
-    with log_to(folder / "run.log", config["state"], shown), tensorboard_in(folder / "tensorboard"):
+    with log_to(folder / "run.log", config["state"], shown), tensorboard_in(folder / "tensorboard"), \
+            settings_that_fail(config):
         return _run(config, folder, saved, validation_only)
 
 
@@ -207,7 +209,7 @@ def _run_traditional(
     from safetensors.torch import save_file
 
     from recbole_soft.evaluation.ranks import RankRecorder
-    from recbole_soft.models.traditional import learned_state
+    from recbole_soft.models.traditional import learned_state, losses_are_numbers
 
     train, valid, test = splits
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -224,7 +226,7 @@ def _run_traditional(
             validation_only.after_epoch(epoch, float(score))
 
     metric = config["valid_metric"].lower()
-    with disk_errors(folder):
+    with disk_errors(folder), losses_are_numbers(config):
         best_score, best_result = trainer.fit(
             train, valid, verbose=False, saved=saved, show_progress=config["show_progress"],
             callback_fn=note_epoch)

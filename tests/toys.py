@@ -13,7 +13,8 @@ def toy_titles(count: int) -> list[str]:
     return [f"{WORDS[i % len(WORDS)]} {WORDS[(i // len(WORDS) + i + 1) % len(WORDS)]}" for i in range(count)]
 
 
-def write_toy_dataset(folder: Path, users: int = 40, length: int = 16, items: int = 24, seed: int = 0) -> None:
+def write_toy_dataset(folder: Path, users: int = 40, length: int = 16, items: int = 24, seed: int = 0,
+                      name: str = "toy") -> None:
     """Atomic files with a planted rule: item i is always followed by item i + 1 (cyclically).
 
     Users start anywhere, so every item is equally popular and popularity knows nothing.
@@ -24,7 +25,7 @@ def write_toy_dataset(folder: Path, users: int = 40, length: int = 16, items: in
         start, begin = rng.randrange(items), rng.randrange(1000)
         rows += [(begin + 10 * step, f"u{user}", f"i{(start + step) % items}") for step in range(length)]
     rows.sort()
-    write_atomic(folder, "toy", [(user, item, time) for time, user, item in rows],
+    write_atomic(folder, name, [(user, item, time) for time, user, item in rows],
                  [(f"i{i}", title, WORDS[i % 3]) for i, title in enumerate(toy_titles(items))])
 
 

@@ -44,7 +44,9 @@ def run_cell(words: Sequence[str], log: Path, environment: Mapping[str, str], ti
     paths = [str(_CHECKOUT), *filter(None, [environment.get("PYTHONPATH")])]
     variables = {**environment, "PYTHONPATH": os.pathsep.join(paths)}
     with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen([sys.executable, "-m", "recbole_soft.benchmark.process", *words], stdout=output,
+        # This very Python, no shell; the words are settings, which the process checks like any others.
+        process = subprocess.Popen([sys.executable, "-m", "recbole_soft.benchmark.process", *words],  # noqa: S603
+                                   stdout=output,
                                    stderr=subprocess.STDOUT, stdin=subprocess.PIPE, env=variables)
         try:
             while process.poll() is None:

@@ -3,7 +3,8 @@
 Each incompatibility is one module here. Its docstring gives the symptom, the place in RecBole, the upstream
 thread, the guard that decides whether it is needed, and when the module can be deleted. Every shim is local:
 it replaces a name inside one of RecBole's own modules and leaves numpy, pandas and torch as they are (the two
-exceptions, `numpy_names` and `scipy_dok`, only add names that are missing and say why).
+exceptions, `numpy_names` and `scipy_dok`, only add names that are missing and say why). `torch_load`,
+`plain_strings` and `pickled_caches` also see to it that RecBole runs no code out of settings and files.
 
 Importing this package imports neither RecBole nor torch. Knows nothing of language models or of our own
 settings.
@@ -31,6 +32,8 @@ SHIMS: tuple[str, ...] = (
     "ray_stub",
     "torch_load",
     "flops_guard",
+    "plain_strings",
+    "pickled_caches",
 )
 
 _was_needed: dict[str, bool] = {}

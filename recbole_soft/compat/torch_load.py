@@ -9,9 +9,9 @@ Guard: `torch.load` refuses a pickled object of an unknown class, i.e. torch 2.6
     TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD).
 Can go when: RecBole passes `weights_only=False`, or stops pickling its Config into the checkpoint.
 
-A RecBole checkpoint can run code when it is loaded, as it always could: load only those you trust. Only the
-name `torch` of the listed modules is replaced; `torch.load` stays strict for everybody else. Our own trainer
-writes plain checkpoints and does not depend on this.
+Nothing in a checkpoint is executed (`compat/plain_checkpoint.py`). Only the name `torch` of the listed modules is
+replaced; `torch.load` stays as it is for everybody else. Our own trainer writes safetensors and does not depend on
+this.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import importlib
 import io
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recbole_soft.compat.module_view import ModuleView
+from recbole_soft.compat.plain_checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -60,22 +61,16 @@ def is_needed() -> bool:
 
 
 def apply() -> None:
-    """Let RecBole's own modules load checkpoints in full."""
+    """Let RecBole's own modules read the checkpoints that RecBole writes."""
     import torch
 
     for name in _MODULES_THAT_LOAD:
-        importlib.import_module(name).torch = ModuleView(torch, load=_load_trusted)
+        importlib.import_module(name).torch = ModuleView(torch, load=load_checkpoint)
 
     import recbole.quick_start as package
     import recbole.quick_start.quick_start as module
 
     package.load_data_and_model = module.load_data_and_model = load_data_and_model
-
-
-def _load_trusted(*args: Any, **kwargs: Any) -> Any:
-    import torch
-
-    return torch.load(*args, **{"weights_only": False, **kwargs})
 
 
 def load_data_and_model(
@@ -96,7 +91,7 @@ def load_data_and_model(
     # Looked up at call time: plugins such as ours replace names in there.
     import recbole.quick_start.quick_start as recbole
 
-    checkpoint = _load_trusted(model_file)
+    checkpoint = load_checkpoint(model_file)
     config = checkpoint["config"]
     recbole.init_seed(config["seed"], config["reproducibility"])
     recbole.init_logger(config)

@@ -16,6 +16,9 @@ from recbole_soft.config.yaml_files import properties_root
 from recbole_soft.errors import SettingError, nearest
 from recbole_soft.registry import LLM_FAMILY, recbole_model_names, traditional_names
 
+_PICKLED_CACHES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
+_NUMBER = r"\s*(?:\d+(?:\.\d+)?|-?inf)\s*"
+_INTERVAL = re.compile(rf"\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*\Z")
 _VALID_METRIC = re.compile(r"([A-Za-z]+)@([1-9][0-9]*)\Z")
 
 
@@ -152,6 +155,60 @@ def _retriever(run: _Context) -> SettingError | None:
                        f"{nearest(name, known)}; or give a run folder, for instance saved/SASRec-ml-100k-1a2b3c4d")
 
 
+def _intervals(run: _Context) -> SettingError | None:
+    """RecBole leaves out an interval that it cannot read, and with it the filter."""
+    for key in ("user_inter_num_interval", "item_inter_num_interval"):
+        text = run.user.get(key)
+        if text is not None and not all(map(_INTERVAL.match, str(text).split(";"))):
+            return run.mistake(f"{key} = {text}: must be an interval of numbers", (key,),
+                               f'for example {key}="[10,inf)"')
+    return None
+
+
+def _fields(run: _Context) -> SettingError | None:
+    names = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
+    columns = [run[name] for name in names]
+    if len(set(columns)) < len(columns):
+        return run.mistake(f"users, items and times must be three columns, not {', '.join(map(str, columns))}", names,
+                           "name a column of its own for each")
+    if run.user.get("LIST_SUFFIX") is not None and not str(run["LIST_SUFFIX"]).strip():
+        return run.mistake("LIST_SUFFIX is empty", ("LIST_SUFFIX",), "remove it")
+    return None
+
+
+def _protocol(run: _Context) -> SettingError | None:
+    """What RecBole can and this package does not: every method has the same windows and ranks the whole catalogue."""
+    mode = (run.user.get("eval_args") or {}).get("mode", "full")
+    if any(value != "full" for value in (mode.values() if isinstance(mode, dict) else [mode])):
+        return run.mistake(f"eval_args: mode = {mode}: every method ranks the whole catalogue here", ("eval_args",),
+                           "write mode: full, or leave it out")
+    if run.user.get("benchmark_filename"):
+        return run.mistake("benchmark_filename: windows are cut and split here, for every method alike",
+                           ("benchmark_filename",), "remove it")
+    clip = run.user.get("clip_grad_norm")
+    if clip is not None and not (isinstance(clip, dict) and "max_norm" in clip):
+        return run.mistake(f"clip_grad_norm = {clip}: must be a mapping with max_norm", ("clip_grad_norm",),
+                           "for example clip_grad_norm={max_norm: 1.0}")
+    if run["log_wandb"] and importlib.util.find_spec("wandb") is None:
+        return run.mistake("log_wandb = True needs wandb, which is not installed", ("log_wandb",), "pip install wandb")
+    return None
+
+
+def _half_precision_full_tuning(run: _Context) -> SettingError | None:
+    if run["dtype"] == "float16" and run["tuning"] == "full":
+        return run.mistake("weights in float16 cannot be trained with tuning = full: AdamW's small numbers become 0",
+                           ("dtype", "tuning"), "--dtype=float32 or --dtype=bfloat16, or tuning=lora")
+    return None
+
+
+def _pickled_caches(run: _Context) -> SettingError | None:
+    keys = tuple(key for key in _PICKLED_CACHES if run.user.get(key))
+    if not keys:
+        return None
+    return run.mistake(f"{keys[0]} = {run[keys[0]]}: RecBole keeps data as pickles, which run code when they are read; "
+                       "they are neither written nor read here", keys, f"remove {' and '.join(keys)}")
+
+
 def _msl(run: _Context) -> SettingError | None:
     keys = tuple(key for key in ("msl_temperature", "msl_eta") if run.user.get(key) is not None)
     if keys and run["lm_loss"] != "msl":
@@ -196,8 +253,8 @@ def _without_effect(run: _Context) -> SettingError | None:
     return None
 
 
-_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (_valid_metric, _negatives, _teacher, _engine,
-                                                                 _thoughts)
+_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
+    _valid_metric, _negatives, _teacher, _engine, _thoughts, _pickled_caches, _intervals, _fields, _protocol)
 _LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
-    _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever, _msl, _llm_preset, _llm_path,
-    _without_effect)
+    _quantized_full_tuning, _half_precision_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever,
+    _msl, _llm_preset, _llm_path, _without_effect)

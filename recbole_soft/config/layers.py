@@ -191,6 +191,7 @@ def _apply(config: Any, model: str, dataset: str) -> None:
 
     internal, user = config.internal_config_dict, config.external_config_dict
     is_sequential = internal["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    negatives = internal.get("train_neg_sample_args")
     if not is_sequential:
         # Pop and the like get the windows and the split that every sequential model gets.
         internal.update(sequential_defaults())
@@ -202,3 +203,5 @@ def _apply(config: Any, model: str, dataset: str) -> None:
     loss_type = user.get("loss_type", internal.get("loss_type"))
     if (loss_type == "CE" or not is_sequential) and "train_neg_sample_args" not in user:
         internal["train_neg_sample_args"] = None
+    elif loss_type == "BPR" and is_sequential:
+        internal["train_neg_sample_args"] = negatives  # RecBole's own: our files have none for the others' sake

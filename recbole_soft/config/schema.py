@@ -52,7 +52,7 @@ PROTOCOL = _section(
     Setting("train_sample", COUNT_OR_FULL, 4096, "training windows for LLM methods (traditional models use all)"),
     Setting("valid_sample", COUNT_OR_FULL, 512, "validation windows, the same for every method"),
     Setting("test_sample", COUNT_OR_FULL, 1000, "test windows, the same for every method"),
-    Setting("sample_seed", "int", 42, "seed of the samples of windows", low=0),
+    Setting("sample_seed", "int", 42, "seed of the samples of windows", low=0, high=2**32 - 1),
     Setting("window", "str", "exact", "10 + 1 interactions, or every prefix", choices=("exact", "prefix")),
     Setting("duplicate_titles", "str", "merge", "items of equal title become one item, or stay apart",
             choices=("merge", "keep")),
@@ -101,7 +101,8 @@ GENERATION = _section(
     "Generation and grounding",
     Setting("num_beams", "int", 4, "beams", low=1),
     Setting("max_new_tokens", "int", 64, "longest answer in tokens; never more than the longest title needs", low=1),
-    Setting("length_penalty", "float", None, "exponent of length in a beam's score (default: 1, constrained: 0)"),
+    Setting("length_penalty", "float", None, "exponent of length in a beam's score (default: 1, constrained: 0)",
+            low=-10, high=10),
     Setting("decoding", "str", "free", "any text, or catalogue titles only", choices=("free", "constrained")),
     Setting("ranking", "str", "grounding", "all items by distance, or the beams first and the rest by distance",
             choices=("grounding", "beams")),
@@ -132,7 +133,7 @@ EMBEDDED = _section(
     Setting("tiny_steps", "int", None, "pretraining steps on the catalogue's text", low=0),
     Setting("tiny_batch_size", "int", None, "documents per pretraining step", low=1),
     Setting("tiny_learning_rate", "float", None, "highest pretraining learning rate", low=0),
-    Setting("tiny_seed", "int", None, "seed of its weights and documents", low=0),
+    Setting("tiny_seed", "int", None, "seed of its weights and documents", low=0, high=2**32 - 1),
 )
 
 SETTINGS: tuple[Setting, ...] = PROTOCOL + LANGUAGE_MODEL + TRAINING + GENERATION + EMBEDDED + RUN

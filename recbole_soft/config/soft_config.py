@@ -7,18 +7,24 @@ and what is allowed is decided elsewhere (`layers`, `validate`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from recbole.config import Config
 
-from recbole_soft.config import layers
+from recbole_soft.config import layers, recbole_keys
 from recbole_soft.config.schema import SETTINGS
 from recbole_soft.config.sources import user_settings
-from recbole_soft.config.validate import validate
+from recbole_soft.config.validate import RUN_KEYS, validate
 from recbole_soft.config.values import parsed
 from recbole_soft.errors import SettingError
+
+logger = logging.getLogger("recbole_soft")
+_CHECKED_BY_RECBOLE = ("metrics", "valid_metric", "topk", "eval_args", "loss_type", "train_neg_sample_args",
+                       "repeatable")
 
 
 class SoftConfig(Config):
@@ -40,10 +46,17 @@ class SoftConfig(Config):
     def __init__(self, model: str, dataset: str, config_file_list: Sequence[str] | None = None,
                  config_dict: Mapping[str, Any] | None = None, command_line: Mapping[str, str] | None = None):
         layers.install()
-        merged, sources = user_settings(config_file_list or (), config_dict or {}, command_line or {})
-        self._typed_settings = validate(merged, sources, model, dataset)
+        merged, self._sources = user_settings(config_file_list or (), config_dict or {}, command_line or {})
+        self._typed_settings = validate(merged, self._sources, model, dataset)
         self._command_line = dict(command_line or {})
         super().__init__(model, dataset, list(config_file_list or ()), dict(config_dict or {}))
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Settings of the user's that RecBole alone knows, without kind or range."""
+        checked = {setting.name for setting in recbole_keys.typed_settings()}
+        checked |= set(layers.known_settings(layers.chosen_components(self.model, self.external_config_dict)))
+        return [key for key in self.external_config_dict if key not in checked | RUN_KEYS]
 
     def get(self, key: str, default: Any = None) -> Any:
         """Value of `key`, or `default` where nothing sets it (RecBole's Config has no `get`)."""
@@ -69,24 +82,38 @@ class SoftConfig(Config):
         self.external_config_dict = {key: value for key, value in self._typed_settings.items()
                                      if (key, value) != ("llm", None)}
 
+    def _init_device(self) -> None:
+        """RecBole's choice, but `use_gpu: False` counts, and a GPU that is asked for by its number must be there."""
+        super()._init_device()
+        if not self.final_config_dict.get("use_gpu", True):
+            self.final_config_dict["device"] = torch.device("cpu")
+        elif self.final_config_dict["device"].type == "cpu" and self.final_config_dict["gpu_id"]:
+            if self.external_config_dict.get("gpu_id") is not None:
+                raise SettingError(f"gpu_id = {self.final_config_dict['gpu_id']}: torch finds no such GPU",
+                                   self._sources.get("gpu_id"),
+                                   "give the number of a GPU that nvidia-smi shows, or --use_gpu=False")
+            if self.external_config_dict.get("use_gpu"):
+                logger.warning("use_gpu=True, but torch finds no GPU: the run goes on on the CPU")
+
     def _set_default_parameters(self) -> None:
-        with _refusals_as_user_errors():
+        with _refusals_as_user_errors(self.external_config_dict):
             super()._set_default_parameters()
 
     def _set_train_neg_sample_args(self) -> None:
-        with _refusals_as_user_errors():
+        with _refusals_as_user_errors(self.external_config_dict):
             super()._set_train_neg_sample_args()
 
     def _set_eval_neg_sample_args(self, phase: str) -> None:
-        with _refusals_as_user_errors():
+        with _refusals_as_user_errors(self.external_config_dict):
             super()._set_eval_neg_sample_args(phase)
 
 
 @contextmanager
-def _refusals_as_user_errors() -> Iterator[None]:
+def _refusals_as_user_errors(user: Mapping[str, Any]) -> Iterator[None]:
     """RecBole's own checks raise plain exceptions; what they refuse is a setting all the same."""
     try:
         yield
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise SettingError(f"RecBole refuses the settings: {error}",
+        given = [f"{key}={user[key]}" for key in _CHECKED_BY_RECBOLE if key in user]
+        raise SettingError(f"RecBole refuses the settings: {error}", where=", ".join(given) or "settings",
                            remedy="see https://recbole.io/docs/user_guide/config_settings.html") from error

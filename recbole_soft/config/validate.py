@@ -13,6 +13,7 @@ from typing import Any
 
 from recbole_soft.config import layers, recbole_keys
 from recbole_soft.config.checks import cross_checks
+from recbole_soft.config.foreign import check_dataset_name
 from recbole_soft.config.schema import SETTINGS, Setting
 from recbole_soft.config.values import convert, parsed, shown
 from recbole_soft.errors import SettingError, nearest
@@ -66,6 +67,7 @@ def validate(user_settings: Mapping[str, Any], sources: Mapping[str, str], model
     Raises:
         SettingError: names every mistake, each with key, value, what is allowed and where it was set.
     """
+    check_dataset_name(dataset)
     family = model_family(model)
     files = layers.property_files(model, dataset, user_settings)
     components = layers.chosen_components(model, user_settings, files)
@@ -114,7 +116,8 @@ def _checked(setting: Setting, value: Any, where: str, mistakes: list[SettingErr
     try:
         return convert(setting, value)
     except ValueError as error:
-        remedy = nearest(str(value), setting.choices) if setting.choices else None
+        remedy = nearest(str(value), setting.choices) if setting.choices else (
+            f"give such a value, or leave {setting.name} out")
         mistakes.append(SettingError(f"{setting.name} = {shown(value)}: {error}", where, remedy))
         return value
 

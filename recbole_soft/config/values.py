@@ -127,7 +127,7 @@ def _to_str(value: Any) -> str:
     """Text as it stands. Integers are taken (a folder called 2024), floats not: `1e10` has lost its form."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise _NotAllowedError
     return value
 

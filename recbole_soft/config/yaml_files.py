@@ -127,7 +127,7 @@ def parse_value(text: str) -> Any:
     is_quoted = len(stripped) > 1 and stripped[0] in "'\"" and stripped[-1] == stripped[0]
     if is_quoted or stripped.startswith(("[", "{")):
         try:
-            return yaml.load(stripped, Loader=StrictLoader)
+            return yaml.load(stripped, Loader=StrictLoader)  # noqa: S506  a SafeLoader that allows less
         except (yaml.YAMLError, ValueError, RecursionError):
             return text
     for pattern, convert in ((_BOOL, lambda word: word.lower() == "true"), (_INT, int), (_FLOAT, _to_float)):
@@ -162,7 +162,8 @@ def _read_text(path: Path) -> str:
         raise SettingError("settings file not found", str(path.absolute()),
                            "check the spelling; the path is relative to the current folder") from error
     except (IsADirectoryError, PermissionError, NotADirectoryError) as error:
-        raise SettingError(f"settings file cannot be read: {error.strerror}", str(path)) from error
+        raise SettingError(f"settings file cannot be read: {error.strerror}", str(path),
+                           "give a file that you may read, with --config_files=FILE.yaml") from error
     except UnicodeDecodeError as error:
         raise SettingError("settings file is not UTF-8 text", str(path), "save it as UTF-8") from error
 

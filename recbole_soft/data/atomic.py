@@ -8,10 +8,12 @@ Knows nothing of users, items or settings.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from itertools import repeat
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from recbole_soft.errors import DataError, nearest
@@ -32,7 +34,7 @@ def read_atomic(path: Path, columns: list[str], separator: str = "\t", encoding:
     try:
         _check_cells(path, len(header), separator, encoding)
         frame = pd.read_csv(
-            path, sep=separator, header=None, skiprows=1, names=list(header), usecols=columns, dtype=str,
+            path, **_separated_by(separator), header=None, skiprows=1, names=list(header), usecols=columns, dtype=str,
             index_col=False, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding=_plain(encoding),
         )
     except pd.errors.EmptyDataError:
@@ -74,17 +76,22 @@ def to_numbers(column: pd.Series, path: Path) -> pd.Series:
     """Text cells as float64.
 
     Raises:
-        DataError: a cell that is no number, with its line.
+        DataError: a cell that is no finite number, with its line.
     """
     numbers = pd.to_numeric(column, errors="coerce")
-    bad = numbers.isna().to_numpy()
+    bad = ~np.isfinite(numbers.to_numpy("float64"))
     if bad.any():
         row = int(bad.argmax())
         raise DataError(
-            f"'{column.iloc[row]}' in column '{column.name}' is not a number ({int(bad.sum())} such rows)",
+            f"'{column.iloc[row]}' in column '{column.name}' is not a finite number ({int(bad.sum())} such rows)",
             where=f"{path}, line {column.index[row] + 2}", remedy="give every row a number, or drop the row",
         )
     return numbers.astype("float64")
+
+
+def _separated_by(separator: str) -> dict[str, str]:
+    """pandas takes more than one character for a regular expression, which its quicker engine does not know."""
+    return {"sep": separator} if len(separator) == 1 else {"sep": re.escape(separator), "engine": "python"}
 
 
 def _read_header(path: Path, separator: str, encoding: str) -> dict[str, str]:
@@ -96,6 +103,12 @@ def _read_header(path: Path, separator: str, encoding: str) -> dict[str, str]:
             cells = file.readline().rstrip("\r\n").split(separator)
     except UnicodeDecodeError as error:
         raise _no_text(path, encoding, error) from error
+    except UnicodeError as error:  # UTF-16 without its mark
+        raise DataError(f"the file is not {encoding} text ({error})", where=str(path),
+                        remedy="save it as UTF-8, or name its encoding with --encoding") from error
+    except LookupError as error:
+        raise DataError(f"{error}", where=f"encoding={encoding}",
+                        remedy="name an encoding of texts, for instance --encoding=utf-8 or latin-1") from error
     if len(cells) == 1 and cells[0].count(":") > 1:
         raise DataError("the first line is a single cell", where=f"{path}: {cells[0][:80]}",
                         remedy="separate the cells by tabs, or name what separates them, for instance "
@@ -105,6 +118,9 @@ def _read_header(path: Path, separator: str, encoding: str) -> dict[str, str]:
             "the first line is not a header of name:type cells", where=str(path),
             remedy="an atomic file starts with a line such as user_id:token<TAB>item_id:token<TAB>timestamp:float",
         )
+    names = [cell.rsplit(":", 1)[0] for cell in cells]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"column '{twice}' is there twice", where=f"{path}, first line", remedy="rename one of them")
     return dict(cell.rsplit(":", 1) for cell in cells)
 
 

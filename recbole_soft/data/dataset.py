@@ -22,7 +22,7 @@ from recbole_soft.data.atomic import columns_of, read_atomic, require_columns, t
 from recbole_soft.data.catalog import Catalog, ItemColumns, merge_equal_titles, read_item_table
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.data.windows import first_positions, history_matrix, make_windows, sample_rows
-from recbole_soft.errors import DataError
+from recbole_soft.errors import DataError, SettingError
 
 WINDOW_FIELD = "window_id"
 SPLITS = ("train", "valid", "test")
@@ -183,7 +183,17 @@ class SoftDataset(SequentialDataset):
 
     def build(self) -> list[SoftDataset]:
         """Training, validation and test windows, split by RecBole, then sampled."""
-        splits = super().build()
+        try:
+            splits = super().build()
+            if len(splits) != len(SPLITS):
+                raise ValueError(f"it gives {len(splits)} parts, not training, validation and test")
+        except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
+            if "eval_args" not in self.config.external_config_dict:
+                raise
+            raise SettingError(
+                f"RecBole refuses the split: {error or type(error).__name__}",
+                where=f"eval_args={self.config['eval_args']}",
+                remedy="for instance eval_args={split: {RS: [8, 1, 1]}, order: TO, group_by: none}") from error
         for name, split in zip(SPLITS, splits, strict=True):
             self.counts[f"{name}_windows"] = len(split)
             split._keep_sample(name)

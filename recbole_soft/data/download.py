@@ -54,8 +54,10 @@ def download_atomic_files(url: str, target: Path, name: str) -> Path:
 
 
 def _fetch(url: str, archive: Path, name: str) -> None:
+    if not url.lower().startswith(("https://", "http://")):
+        raise DataError(f"a download has to start with https:// ({url})", where=url, remedy="correct the link")
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310  http(s), see above
             length = response.headers.get("Content-Length")
             total = int(length) if length else None
             # disable=None lets tqdm stay silent where the screen is a log file.
@@ -85,6 +87,7 @@ def _unzip(archive: Path, folder: Path, name: str) -> list[Path]:
             _refuse_unsafe(members)
             atomic = [member for member in members if member.filename.endswith(ATOMIC_SUFFIXES)]
             stem = _stem_of_interactions(atomic)
+            _check_space(sum(member.file_size for member in atomic), folder)
             files = []
             for member in atomic:
                 base = PurePosixPath(member.filename).name
@@ -107,6 +110,14 @@ def _refuse_unsafe(members: list[zipfile.ZipInfo]) -> None:
         if path.is_absolute() or ".." in path.parts or has_drive:
             raise DataError(f"the downloaded archive holds a path that leaves its folder: {member.filename}",
                             where="archive", remedy="do not use this archive; tell who offers it")
+
+
+def _check_space(needed: int, folder: Path) -> None:
+    """An archive of a few kB can hold terabytes of zeros."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(f"the downloaded archive unpacks to {needed:,} bytes, and {free:,} are free", where=str(folder),
+                        remedy="free some disk space or give another --data_path; or do not use this archive")
 
 
 def _stem_of_interactions(members: list[zipfile.ZipInfo]) -> str:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
 from recbole_soft.artifacts import file_hash
+from recbole_soft.config.foreign import check_dataset_name
 from recbole_soft.data.download import download_atomic_files
 from recbole_soft.errors import DataError, nearest
 
@@ -45,7 +45,7 @@ def find_dataset(name: str, data_path: str | None = None) -> Path:
     Raises:
         DataError: found nowhere, with what was looked at and what to do; or a name that is a path.
     """
-    _check_name(name)
+    check_dataset_name(name)
     return local_dataset(name, data_path) or _downloaded(name, data_path, _places(name, data_path))
 
 
@@ -129,15 +129,6 @@ def _state(folder: Path, name: str) -> str:
     if not folder.parent.is_dir():
         return f"there is no folder {folder.parent}"
     return f"no {name}.inter in it" if folder.is_dir() else "not there"
-
-
-def _check_name(name: str) -> None:
-    if re.fullmatch(r"\w[\w.-]*", name):
-        return
-    path = Path(name)
-    split = f"give --data_path={path.parent} --dataset={path.name}"
-    raise DataError(f"'{name}' is not the name of a data set", where="dataset",
-                    remedy=split if path.name and "/" in name else "give a name such as game")
 
 
 def _roots(data_path: str | None) -> list[Path]:

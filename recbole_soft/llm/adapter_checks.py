@@ -42,7 +42,9 @@ def check_lora_config(path: Path, rank: int, alpha: float) -> None:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        if not isinstance(config, dict):
+            raise ValueError("it is no mapping")
+    except (OSError, ValueError) as error:
         raise ModelError(f"the adapter's configuration cannot be read: {error}", where=str(path),
                          remedy="copy the adapter's folder anew") from error
     for theirs, ours, setting in ((config.get("r"), rank, "lora_r"), (config.get("lora_alpha"), alpha, "lora_alpha")):

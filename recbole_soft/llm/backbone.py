@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import ssl
 import threading
@@ -32,8 +33,14 @@ from recbole_soft.llm.quantization import (
 from recbole_soft.llm.tokenizer import LLMTokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The hub gets the name of the model that was asked for and nothing else: no telemetry, no orders to convert weights.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 HUB_PATIENCE_SECONDS = 10.0
+FIRST_SERVER_ERROR = 500
 
+_REMEDY_PICKLE = ("take a revision or another model with *.safetensors; or, if you trust this one, convert it once: "
+                  "AutoModelForCausalLM.from_pretrained(ID).save_pretrained(FOLDER), and its tokenizer likewise")
 # What a failure to load says -> what to do about it; the first that fits counts.
 _REMEDIES = (
     (("gated repo", "401 client", "403 client", "'401 ", "'403 "),
@@ -41,8 +48,12 @@ _REMEDIES = (
     (("trust_remote_code",), "--trust_remote_code=true, if you trust the code that comes with it"),
     (("for this kind of automodel",), "give a causal (decoder-only) language model, such as Llama, Qwen or GPT-2"),
     (("does not recognize this architecture",), "pip install --upgrade transformers, or choose another model"),
+    (("cannot be loaded with `safetensors`",), _REMEDY_PICKLE),
     (("mismatched_sizes",), "config.json and the weights belong to different models: copy both from the same one"),
 )
+# What transformers raises where files are damaged, or settings in them make no sense.
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, ImportError, RuntimeError,
+                   SafetensorError)
 _REMEDY_FOLDER = "check that the folder is complete and that no file is cut short"
 _REMEDY_HUB = ("check the id and the network, or download the model elsewhere and give its folder: "
                "--llm_path=/path/to/folder; without any model: --llm=tiny")
@@ -57,7 +68,7 @@ class LoadSettings:
     dtype: str = "auto"
     quantization: str = "none"
     attn_implementation: str = "sdpa"
-    pad_token: str = "auto"
+    pad_token: str = "auto"  # noqa: S105  a token of text
     trust_remote_code: bool = False
     llm_revision: str | None = None
 
@@ -92,6 +103,7 @@ def load_backbone(settings: LoadSettings) -> Backbone:
         ModelError: a folder without weights or tokenizer, files that are cut short or do not belong together,
             a gated or absent hub id, a missing library.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
 
@@ -107,10 +119,10 @@ def load_backbone(settings: LoadSettings) -> Backbone:
                         settings.llm_path, settings.device, _dtype(settings), settings.trust_remote_code)
         model, loading = AutoModelForCausalLM.from_pretrained(
             settings.llm_path, dtype=_dtype(settings), attn_implementation=settings.attn_implementation,
-            output_loading_info=True, **common,
+            output_loading_info=True, use_safetensors=True, **common,
             **loading_options(settings.quantization, settings.device, _dtype(settings)),
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (*_LOADING_ERRORS, StrictDataclassError) as error:
         raise _explained(settings.llm_path, error) from error
     _check_weights(settings.llm_path, loading["missing_keys"])
     tokenizer = LLMTokenizer(hf_tokenizer, settings.pad_token)
@@ -171,13 +183,30 @@ def _check_folder(llm_path: str) -> None:
                                     "meta-llama/Llama-3.2-3B")
         return
     names = {entry.name for entry in folder.iterdir()}
-    has_weights = any(name.endswith((".safetensors", ".bin", ".safetensors.index.json")) for name in names)
+    has_weights = any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names)
+    if not has_weights and any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
+        raise ModelError("the model folder has its weights as a pickle only, which can run code when it is read",
+                         where=f"llm_path={llm_path}", remedy=_REMEDY_PICKLE)
     has_tokenizer = bool(names & {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"})
+    _check_index(folder / "model.safetensors.index.json")
     for present, what in ((("config.json" in names), "config.json"), (has_weights, "weights (*.safetensors)"),
                           (has_tokenizer, "tokenizer (tokenizer.json)")):
         if not present:
             raise ModelError(f"the model folder has no {what}", where=f"llm_path={llm_path}",
                              remedy="save the model and its tokenizer there with save_pretrained()")
+
+
+def _check_index(path: Path) -> None:
+    """The files that a checkpoint in parts names must lie in its folder."""
+    try:
+        parts = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values() if path.is_file() else ()
+        outside = [part for part in parts if Path(part).name != part]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"the list of the checkpoint's parts cannot be read: {error}", where=f"llm_path={path.parent}",
+                         remedy=_REMEDY_FOLDER) from error
+    if outside:
+        raise ModelError(f"a part of the checkpoint leaves its folder: {outside[0]}", where=f"llm_path={path.parent}",
+                         remedy="do not use this checkpoint; tell who offers it")
 
 
 def _check_weights(llm_path: str, missing: set[str]) -> None:
@@ -208,11 +237,14 @@ def _hub_answers() -> bool:
     answers: list[bool] = []
 
     def ask() -> None:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        # The address is the hub client's own (HF_ENDPOINT), and nothing of the answer is used.
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310
         try:
-            urllib.request.urlopen(request, timeout=HUB_PATIENCE_SECONDS).close()
-        except urllib.error.HTTPError as error:  # an answer all the same
+            urllib.request.urlopen(request, timeout=HUB_PATIENCE_SECONDS).close()  # noqa: S310
+        except urllib.error.HTTPError as error:
             error.close()
+            if error.code >= FIRST_SERVER_ERROR:  # the hub's client would try again for a minute
+                return
         except (OSError, ValueError, http.client.HTTPException) as error:
             # A certificate that Python does not know is an answer, too: the hub's client brings its own list.
             if not isinstance(getattr(error, "reason", None), ssl.SSLError):
@@ -230,7 +262,8 @@ def _explained(llm_path: str, error: Exception) -> ModelError:
     text = str(error)
     remedy = next((remedy for words, remedy in _REMEDIES if any(word in text.lower() for word in words)),
                   _REMEDY_FOLDER if Path(llm_path).is_dir() else _REMEDY_HUB)
-    first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    first_line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if "mismatched_sizes" in text:  # the first line points to a report that nobody sees
         first_line = "the weights have other sizes than config.json says"
     return ModelError(f"the language model cannot be loaded: {first_line}", where=f"llm_path={llm_path}", remedy=remedy)

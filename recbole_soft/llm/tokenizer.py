@@ -18,14 +18,14 @@ class LLMTokenizer:
         pad_id: filler that the attention mask always hides.
     """
 
-    def __init__(self, hf_tokenizer, pad_token: str = "auto"):
+    def __init__(self, hf_tokenizer, pad_token: str = "auto"):  # noqa: S107  a token of text
         self.hf = hf_tokenizer
         if hf_tokenizer.eos_token_id is None:
-            raise ModelError("the tokenizer has no end-of-text token", where=str(hf_tokenizer.name_or_path),
+            raise ModelError("the tokenizer has no end-of-text token", where=f"llm_path={hf_tokenizer.name_or_path}",
                              remedy="set eos_token in its tokenizer_config.json")
         self.eos_id: int = hf_tokenizer.eos_token_id
         self.bos_ids = self._beginning()
-        self.is_pad_new = pad_token == "new" and hf_tokenizer.pad_token_id is None
+        self.is_pad_new = pad_token == "new" and hf_tokenizer.pad_token_id is None  # noqa: S105  a token of text
         if self.is_pad_new:
             hf_tokenizer.add_special_tokens({"pad_token": "<pad>"})
         own = hf_tokenizer.pad_token_id

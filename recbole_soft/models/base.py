@@ -22,6 +22,7 @@ from recbole_soft.data.catalog import Catalog
 from recbole_soft.data.dataset import WINDOW_FIELD
 from recbole_soft.demos.pool import Query
 from recbole_soft.demos.select import Selector
+from recbole_soft.errors import ModelError
 from recbole_soft.llm.adapters import FullWeights, LoraSettings, LoraWeights, TunedWeights
 from recbole_soft.llm.backbone import Backbone, recompute_activations, weights_fingerprint
 from recbole_soft.llm.beam import Beam, BeamSettings
@@ -202,6 +203,10 @@ class LLMRecommender(SequentialRecommender):
         wanted = [tuple(prompt) for prompt in prompts]
         unknown = [list(prompt) for prompt in dict.fromkeys(wanted) if prompt not in self._answers]
         beams = self.search(unknown, progress) if unknown else []
+        if not all(beams):
+            raise ModelError("the language model gives no answer: its scores are no numbers",
+                             where=f"learning_rate={self.options['learning_rate']}, dtype={self.options['dtype']}",
+                             remedy="give a lower --learning_rate, or --dtype=float32 or bfloat16")
         for prompt, best in zip(unknown, beams, strict=True):
             self._answers[tuple(prompt)] = [self.backbone.tokenizer.decode(beam.tokens) for beam in best]
         return [self._answers[prompt] for prompt in wanted]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from recbole.utils import get_model
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from recbole_soft.artifacts import read_json
+from recbole_soft.config.foreign import recorded_settings
 from recbole_soft.config.soft_config import SoftConfig
 from recbole_soft.errors import ModelError
 
@@ -35,9 +38,9 @@ def load_traditional(folder: Path, dataset, setting: str = "injection_model_file
         record = read_json(folder / "run.json")
         if dataset.catalog is not None and record["data"]["catalogue"] != dataset.catalog.fingerprint:
             raise ValueError("it was trained on another catalogue, so its item ids mean other items")
-        config = SoftConfig(record["model"], record["dataset"], config_dict=record["user_settings"])
+        config = SoftConfig(record["model"], record["dataset"], config_dict=recorded_settings(record))
         return with_learned(config, dataset, folder)
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"the traditional model cannot be used: {next(iter(str(error).splitlines()), error)}",
                          where=f"{setting}={folder}",
                          remedy="train it anew on this data set with the same settings of the data") from error
@@ -59,6 +62,19 @@ def learned_state(model: nn.Module) -> dict[str, Tensor]:
     """Everything that a RecBole model learned: its weights, and tensors it keeps beside them (the counts of Pop)."""
     beside = {f"{OTHER}{name}": value for name, value in model.other_parameter().items() if isinstance(value, Tensor)}
     return {name: value.detach().cpu().contiguous().clone() for name, value in (model.state_dict() | beside).items()}
+
+
+@contextmanager
+def losses_are_numbers(config) -> Iterator[None]:
+    """RecBole ends a training whose loss is no number with a plain ValueError; within the block it is a ModelError."""
+    try:
+        yield
+    except ValueError as error:
+        if "loss is nan" not in str(error):
+            raise
+        raise ModelError(f"the training loss of {config['model']} is not a number",
+                         where=f"learning_rate={config['learning_rate']}",
+                         remedy="give a lower --learning_rate") from error
 
 
 def load_learned(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -83,7 +83,7 @@ class HistoryReader:
 
     def _of_user(self, token: str) -> History:
         ids = self._dataset.field2token_id[self._dataset.uid_field]
-        user = ids.get(token, 0) if token != "[PAD]" else 0
+        user = ids.get(token, 0) if token != "[PAD]" else 0  # noqa: S105  RecBole's filler
         if not user:
             some = ", ".join(f"'{known}'" for known in list(ids)[1:4])
             raise DataError(f"there is no user '{token}' among the run's {len(ids) - 1:,} users (some were left out by "

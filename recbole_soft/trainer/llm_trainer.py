@@ -19,6 +19,7 @@ import torch
 from recbole.trainer import Trainer
 from tqdm import tqdm
 
+from recbole_soft.errors import ModelError
 from recbole_soft.models.base import LLMRecommender, WindowTexts
 from recbole_soft.registry import split_name
 from recbole_soft.strategies.base import Stage, StageContext
@@ -193,6 +194,12 @@ class LLMTrainer(Trainer):
         self._warmup.step()
         stage.end_step()
         return {name: float(value) for name, value in sums.items()}, sum(lengths.values())
+
+    def _check_nan(self, loss):
+        if not torch.isfinite(loss):
+            raise ModelError(f"the training loss of stage '{self._stage.name}' is {float(loss)}",
+                             where=f"learning_rate={self.learning_rate}, dtype={self.config['dtype']}",
+                             remedy="give a lower --learning_rate, or --dtype=float32 or bfloat16")
 
     def _valid_epoch(self, valid_data, show_progress=False):
         started = time.perf_counter()

@@ -16,7 +16,7 @@ from tests.architecture.test_layers import LAYERS, PACKAGE
 
 ROOT = PACKAGE.parent
 DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/methods.md", "docs/tuning.md", "docs/quantisation.md",
-             "CHANGELOG.md")
+             "CHANGELOG.md", "SECURITY.md")
 SOURCES = ("recbole_soft", "tests", "properties")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")

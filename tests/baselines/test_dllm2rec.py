@@ -75,7 +75,7 @@ def test_lists_are_the_ranking_of_the_run(teacher, llm_run, toy_settings):
     """The exported list is what the trained weights answer, not what the base model does."""
     from recbole_soft.export_teacher import _open, _record
 
-    model, train = _open(_record(llm_run), llm_run, 40, "sft")
+    model, train = _open(_record(llm_run), llm_run, "sft", {"train_sample": 40})
     files = load_file(teacher / "teacher.safetensors")
     scores = model.full_sort_predict(train.inter_feat[torch.arange(5)])
     for row in range(5):

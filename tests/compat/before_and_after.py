@@ -59,7 +59,8 @@ def outcome(show: Callable[[], str]) -> str:
 
 def patched_objects() -> dict[str, object]:
     """What the shims put into RecBole's modules and classes, by name."""
-    from recbole.config import Config
+    from recbole.config import Config, configurator
+    from recbole.data import utils
     from recbole.data.dataset import dataset
     from recbole.evaluator.collector import Collector
     from recbole.quick_start import quick_start
@@ -76,6 +77,8 @@ def patched_objects() -> dict[str, object]:
         "trainer.torch": trainer.torch,
         "load_data_and_model": quick_start.load_data_and_model,
         "get_flops": quick_start.get_flops,
+        "configurator.eval": configurator.eval,
+        "utils.os": utils.os,
     }
 
 

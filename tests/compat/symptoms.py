@@ -193,6 +193,75 @@ def import_sequential_models() -> str:
     return f"anomaly detection {torch.is_anomaly_enabled()} after {name}"
 
 
+def set_a_calculation() -> str:
+    from recbole.config import Config
+
+    settings = {"note": "'exe' + 'cuted'", "topk": "[5, 10]", "embedding_size": "1-2", "title": "True"}
+    config = Config(model="BPR", dataset="ml-100k", config_dict=settings)
+    return ", ".join(f"{name} {config[name]!r}" for name in settings)
+
+
+def search_among_calculations() -> str:
+    from recbole.trainer import hyper_tuning
+
+    read = vars(hyper_tuning).get("eval", eval)
+    return f"{read('[1e-3, 1e-4]')}, {read('sorted([2, 1])')}"
+
+
+def name_a_teacher() -> str:
+    from recbole.model.context_aware_recommender import kd_dagfm
+
+    read = vars(kd_dagfm).get("eval", eval)
+    return str(read("[1, 2].__len__()"))
+
+
+class _Executed:
+    """A pickle that runs code where it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemError('executed')",)
+
+
+def find_pickled_caches() -> str:
+    import pickle
+
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Config(model="SASRec", dataset="ml-100k",
+                        config_dict={"checkpoint_dir": folder, "train_neg_sample_args": None})
+        for name in ("ml-100k-SequentialDataset.pth", "ml-100k-for-SASRec-dataloader.pth"):
+            (Path(folder) / name).write_bytes(pickle.dumps(_Executed()))
+        return f"{len(data_preparation(config, create_dataset(config)))} loaders"
+
+
+def load_pickled_array() -> str:
+    import numpy as np
+    from recbole.model.general_recommender import ldiffrec
+
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "plain.npy", np.ones(2))
+        np.save(Path(folder) / "pickle.npy", np.array([_Executed()], dtype=object), allow_pickle=True)
+        plain = ldiffrec.np.load(Path(folder) / "plain.npy", allow_pickle=True).tolist()
+        try:
+            ldiffrec.np.load(Path(folder) / "pickle.npy", allow_pickle=True)
+        except ValueError as error:
+            return f"{plain}, {error}"
+    return "read"
+
+
+def load_a_checkpoint_with_code() -> str:
+    import torch
+    from recbole.trainer import trainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.pth"
+        torch.save({"state_dict": {"weight": torch.ones(2)}, "config": _Executed()}, path, pickle_protocol=4)
+        checkpoint = trainer.torch.load(path, map_location="cpu")
+    return f"{checkpoint['state_dict']['weight'].tolist()}, {type(checkpoint['config']).__name__}"
+
+
 SYMPTOMS: dict[str, tuple[Callable[[], str], ...]] = {
     "kmeans_stub": (find_a_model,),
     "anomaly_mode": (import_sequential_models,),
@@ -203,6 +272,8 @@ SYMPTOMS: dict[str, tuple[Callable[[], str], ...]] = {
     "collector": (collect_counts,),
     "hyperopt_rng": (search_exhaustively,),
     "ray_stub": (import_quick_start_without_ray,),
-    "torch_load": (resume_from_checkpoint,),
+    "torch_load": (resume_from_checkpoint, load_a_checkpoint_with_code),
     "flops_guard": (count_operations_of_a_large_model,),
+    "plain_strings": (set_a_calculation, search_among_calculations, name_a_teacher),
+    "pickled_caches": (find_pickled_caches, load_pickled_array),
 }

@@ -76,8 +76,32 @@ EXPECTED: dict[str, dict[str, tuple[str, str]]] = {
     "ray_stub": {
         "import_quick_start_without_ray": ("ModuleNotFoundError: import of ray halted", "run_recbole")
     },
-    "torch_load": {"resume_from_checkpoint": ("UnpicklingError: Weights only load failed", "epoch 5")},
+    "torch_load": {
+        "resume_from_checkpoint": ("UnpicklingError: Weights only load failed", "epoch 5"),
+        "load_a_checkpoint_with_code": (
+            "UnpicklingError: Weights only load failed",
+            "[1.0, 1.0], Unread_exec",
+        ),
+    },
     "flops_guard": {"count_operations_of_a_large_model": ("MemoryError: a second copy", "0")},
+    "plain_strings": {
+        "set_a_calculation": (
+            "note 'executed', topk [5, 10], embedding_size -1, title True",
+            """note "'exe' + 'cuted'", topk [5, 10], embedding_size '1-2', title True""",
+        ),
+        "search_among_calculations": (
+            "[0.001, 0.0001], [1, 2]",
+            "SyntaxError: not a literal: 'sorted([2, 1])'",
+        ),
+        "name_a_teacher": ("2", "ValueError: there is no class called '[1, 2].__len__()'"),
+    },
+    "pickled_caches": {
+        "find_pickled_caches": ("SystemError: executed", "3 loaders"),
+        "load_pickled_array": (
+            "SystemError: executed",
+            "[1.0, 1.0], Object arrays cannot be loaded when allow_pickle=False",
+        ),
+    },
 }
 CASES = [(shim, symptom) for shim, symptoms in EXPECTED.items() for symptom in symptoms]
 

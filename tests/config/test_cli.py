@@ -82,8 +82,9 @@ def test_mistakes_are_one_message_and_code_2(runs, capsys, words, expected):
 @pytest.mark.parametrize(("problem", "code", "expected"), [
     (DataError("no titles", "toy.item", "add them"), 2, "error: no titles\n  where:  toy.item\n  remedy: add them\n"),
     (KeyboardInterrupt(), 130, "\ninterrupted by the keyboard\n"),
-    (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "error: No space left on device: /x; free some space"),
-    (OSError(errno.EROFS, "Read-only file system"), 2, "error: Read-only file system; choose a folder"),
+    (OSError(errno.ENOSPC, "No space left on device", "/x"), 2,
+     "error: No space left on device\n  where:  /x\n"),
+    (OSError(errno.EROFS, "Read-only file system"), 2, "error: Read-only file system\n  remedy: choose a folder"),
 ])
 def test_what_can_go_wrong_in_a_run(monkeypatch, capsys, runs, problem, code, expected):
     def fail(**_):

@@ -75,10 +75,15 @@ def test_missing_file_is_a_user_error(tmp_path):
         soft_config(config_file_list=[str(tmp_path / "nowhere.yaml")])
 
 
-@pytest.mark.parametrize("eval_args", [{"mode": "fulll"}, {"mode": {"valid": 3}}])
-def test_what_recbole_refuses_is_a_user_error(eval_args):
-    with pytest.raises(SettingError, match="RecBole refuses"):
+@pytest.mark.parametrize("eval_args", [{"mode": "fulll"}, {"mode": {"valid": 3}}, {"mode": "uni100"}])
+def test_every_method_ranks_the_whole_catalogue(eval_args):
+    with pytest.raises(SettingError, match="every method ranks the whole catalogue"):
         soft_config(config_dict={"eval_args": eval_args})
+
+
+def test_what_recbole_refuses_is_a_user_error():
+    with pytest.raises(SettingError, match=r"RecBole refuses the settings(.|\n)*metrics=\['AUC'\]"):
+        soft_config(config_dict={"metrics": ["AUC"], "valid_metric": "AUC@10"})
 
 
 def test_unset_llm_is_chosen_as_if_not_given():

@@ -138,6 +138,6 @@ def test_bad_cells_are_named_by_line(tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "toy.inter").write_text(
         "user_id:token\titem_id:token\ttimestamp:float\nu\ti\t1\nu\ti2\tyesterday\n")
-    with pytest.raises(DataError, match="'yesterday' in column 'timestamp' is not a number") as caught:
+    with pytest.raises(DataError, match="'yesterday' in column 'timestamp' is not a finite number") as caught:
         SoftDataset(SoftConfig("SASRec", "toy", config_dict={"data_path": str(tmp_path)}))
     assert "line 3" in str(caught.value)

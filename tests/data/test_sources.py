@@ -131,9 +131,9 @@ def test_a_download_is_unpacked_under_the_name_of_the_data_set(
 @pytest.mark.parametrize(
     "unsafe", ["../evil.inter", "/tmp/evil.inter", "..\\evil.inter", "C:\\evil.inter", "a/../../b"]
 )
-def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, monkeypatch, empty_machine, unsafe):
-    archive = zipped(tmp_path / "toy.zip", {"toy.inter": INTER, unsafe: "evil"})
-    monkeypatch.setattr(sources, "download_links", lambda: {"toy": archive.as_uri()})
+def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, monkeypatch, serve, empty_machine, unsafe):
+    zipped(tmp_path / "toy.zip", {"toy.inter": INTER, unsafe: "evil"})
+    monkeypatch.setattr(sources, "download_links", lambda: {"toy": f"{serve()}/toy.zip"})
     with pytest.raises(DataError, match="leaves its folder"):
         find_dataset("toy")
     assert list(empty_machine.iterdir()) == []
@@ -144,14 +144,16 @@ def broken_archives(tmp_path: Path, serve) -> dict[str, str]:
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 this is no archive")
     damaged = zipped(tmp_path / "damaged.zip", {"toy.inter": INTER * 100})
     damaged.write_bytes(damaged.read_bytes().replace(b"user_id", b"USER_ID", 1))
+    zipped(tmp_path / "empty.zip", {"readme.txt": ""})
+    files = serve()
     return {
-        "the downloaded archive is broken": (tmp_path / "broken.zip").as_uri(),
-        "archive is broken .*CRC": damaged.as_uri(),
-        "holds no .inter file": zipped(tmp_path / "empty.zip", {"readme.txt": ""}).as_uri(),
+        "the downloaded archive is broken": f"{files}/broken.zip",
+        "archive is broken .*CRC": f"{files}/damaged.zip",
+        "holds no .inter file": f"{files}/empty.zip",
         "stopped after 10 of 1,000 bytes|IncompleteRead": f"{serve(BreaksOff)}/toy.zip",
-        "HTTP Error 404": f"{serve()}/nothing.zip",
+        "HTTP Error 404": f"{files}/nothing.zip",
         "refused": "http://127.0.0.1:1/toy.zip",
-        "unknown url type": "nonsense",
+        "has to start with https": "nonsense",
     }
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import shutil
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,27 +79,3 @@ def silent_hub(hub_at) -> Iterator[None]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         hub_at(listening.getsockname()[1])
         yield
-
-
-@pytest.fixture
-def refusing_hub(hub_at, request: pytest.FixtureRequest) -> Iterator[None]:
-    """A hub that answers every request for a model with the status and error code of `request.param`."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            status, code = request.param if self.path != "/" else (200, "")
-            self.send_response(status)
-            self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_GET = do_HEAD
-
-        def log_message(self, *_args) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        hub_at(server.server_port)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield
-        server.shutdown()

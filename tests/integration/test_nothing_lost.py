@@ -57,7 +57,8 @@ def test_full_disk_under_a_traditional_model(run, small_disk):
 
 @pytest.mark.parametrize(("event", "code", "expected"), [
     (KeyboardInterrupt(), 130, "interrupted by the keyboard"),
-    (OSError(errno.ENOSPC, "No space left on device", "/somewhere"), 2, "error: No space left on device: /somewhere"),
+    (OSError(errno.ENOSPC, "No space left on device", "/somewhere"), 2,
+     "device\n  where:  /somewhere"),
 ])
 def test_interruption_in_the_second_stage(run, monkeypatch, tmp_path, event, code, expected):
     def interrupt(*_args):
