@@ -60,6 +60,13 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
+def tidy(folder: Path) -> None:
+    """Removes what a finished run that was killed in its very last moment left in its folder."""
+    if any(path.name.startswith(".") or path.name == UNFINISHED for path in folder.iterdir()):
+        with alone_in(folder):
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
 @contextmanager
 def kept_while_unfinished(config, folder: Path) -> Iterator[bool]:
     """Decides whether the run goes on from an interrupted one, and keeps what it needs until the block ends well.
