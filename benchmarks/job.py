@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -48,8 +49,10 @@ class JobOutcome:
 class Way(Protocol):
     """What the two ways do differently."""
 
-    def loss(self, step: TrainingStep, windows: Windows) -> Tensor:
-        """[] loss of a micro-batch."""
+    micro_batch: int
+
+    def loss(self, step: TrainingStep, windows: Windows, batch: Windows) -> Tensor:
+        """[] share of a micro-batch in the loss of its batch."""
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         """Best beam of every prompt as raw text."""
@@ -65,11 +68,11 @@ class OurWay:
     """Packed rows, tree search, each distinct answer embedded once, ranks by counting."""
 
     def __init__(self, bench: Workbench):
-        self.bench = bench
+        self.bench, self.micro_batch = bench, bench.micro_batch
         self.table = fresh_table(bench, bench.catalog.unique_titles)
 
-    def loss(self, step: TrainingStep, windows: Windows) -> Tensor:
-        return step.our_loss(windows)
+    def loss(self, step: TrainingStep, windows: Windows, batch: Windows) -> Tensor:
+        return step.our_loss(windows, batch)
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         decode = self.bench.model.backbone.tokenizer.decode
@@ -85,11 +88,13 @@ class OurWay:
 class PlainWay:
     """The published pipeline."""
 
+    micro_batch = plain.MICRO_BATCH
+
     def __init__(self, bench: Workbench):
         self.bench = bench
 
-    def loss(self, step: TrainingStep, windows: Windows) -> Tensor:
-        return step.plain_loss(windows)
+    def loss(self, step: TrainingStep, windows: Windows, batch: Windows) -> Tensor:
+        return step.plain_loss(windows, batch)
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         decode = self.bench.model.backbone.tokenizer.decode
@@ -167,7 +172,7 @@ class SoftJob(Stage):
         step.optimiser.param_groups[0]["lr"] = LEARNING_RATE
         for first in range(0, len(windows), BATCH):
             batch = windows.take(first, BATCH)
-            outcome.losses.append(step.accumulate(batch, lambda some: way.loss(step, some)))
+            outcome.losses.append(step.accumulate(batch, partial(way.loss, step), way.micro_batch))
             step.optimiser.step()
 
     def _mean_distance(self, way: Way, windows: Windows) -> float:

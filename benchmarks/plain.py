@@ -46,11 +46,6 @@ def label_loss(model, prompts: Sequence[Tokens], responses: Sequence[Tokens], pa
     return model(**inputs, labels=labels).loss
 
 
-def mixed_label_loss(model, prompts, true: Sequence[Tokens], distilled: Sequence[Tokens], tau: float, pad_id: int):
-    """(1 - tau) L_SFT + tau L_SDFT in two full passes (SOFT paper)."""
-    return (1 - tau) * label_loss(model, prompts, true, pad_id) + tau * label_loss(model, prompts, distilled, pad_id)
-
-
 def sequence_log_probabilities(model, prompts, responses: Sequence[Sequence[Tokens]], pad_id: int) -> Tensor:
     """[kinds, B] log-probability of responses, all kinds in one batch that repeats each prompt per kind."""
     rows = [[*prompt, *text] for of_kind in responses for prompt, text in zip(prompts, of_kind, strict=True)]

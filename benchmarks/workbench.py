@@ -84,6 +84,11 @@ class Workbench:
     first_state: dict[str, Tensor]
 
     @property
+    def micro_batch(self) -> int:
+        """Windows per forward pass, our way."""
+        return self.model.options["micro_batch_size"]
+
+    @property
     def catalog(self) -> Catalog:
         return self.model.catalog
 
@@ -101,7 +106,7 @@ def open_workbench(size: Size, device: str, folder: Path, dtype: str = "float32"
 
     config = SoftConfig("BIGRec_SOFT", "ml-100k", config_dict={
         "checkpoint_dir": str(folder), "llm": "default", "lora_dropout": 0.0, "state": "WARNING",
-        "show_progress": False, "dtype": dtype, "micro_batch_size": 8,
+        "show_progress": False, "dtype": dtype,
     })
     config["device"] = torch.device(device)
     dataset = SoftDataset(config)

@@ -105,7 +105,7 @@ GENERATION = _section(
     Setting("decoding", "str", "free", "any text, or catalogue titles only", choices=("free", "constrained")),
     Setting("ranking", "str", "grounding", "all items by distance, or the beams first and the rest by distance",
             choices=("grounding", "beams")),
-    Setting("generation_batch_size", "int", 32, "prompts generated at once", low=1),
+    Setting("generation_batch_size", "int", 64, "prompts generated at once", low=1),
     Setting("embed_pooling", "str", "last", "text vector: last token's hidden state, or the mean over tokens",
             choices=("last", "mean")),
     Setting("embed_batch_tokens", "int", None,

@@ -108,8 +108,7 @@ def advance(state: BeamState, logits: Tensor, rules: Rules) -> None:
     if rules.trie is None:
         candidates = best_tokens(log_probs, state.totals, rules.kept)
     else:
-        width = max(rules.trie.widths[depth] for depth in set(state.steps_done))
-        candidates = best_children(log_probs, state.totals, rules.kept, rules.trie, state.nodes, width)
+        candidates = best_children(log_probs, state.totals, rules.kept, rules.trie, state.nodes)
     state.steps_done = [steps + 1 for steps in state.steps_done]
     state.lengths = state.lengths + 1
     ends = torch.isin(candidates.tokens, rules.eos)

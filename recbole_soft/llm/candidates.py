@@ -50,13 +50,10 @@ def best_tokens(log_probs: Tensor, totals: Tensor, kept: int) -> Candidates:
 
 
 def best_children(
-    log_probs: Tensor, totals: Tensor, kept: int, trie: TokenTrie, nodes: Tensor, width: int
+    log_probs: Tensor, totals: Tensor, kept: int, trie: TokenTrie, nodes: Tensor
 ) -> Candidates:
-    """The best of the continuations that lead on in the catalogue; ``nodes`` is ``[B, K]``, the rest as above.
-
-    ``width`` is at least the number of children of every node, as ``trie.widths`` has it for each depth.
-    """
-    children, tokens, is_child = trie.children(nodes, width)
+    """The best of the continuations that lead on in the catalogue; ``nodes`` is ``[B, K]``, the rest as above."""
+    children, tokens, is_child = trie.children(nodes, trie.widest(nodes))
     values = log_probs.gather(2, tokens).masked_fill_(~is_child, -torch.inf)
     return _best_of(values, tokens, children, totals, kept)
 
@@ -64,7 +61,7 @@ def best_children(
 def _best_of(values: Tensor, tokens: Tensor, nodes: Tensor, totals: Tensor, kept: int) -> Candidates:
     """Adds what the beams have so far and keeps the best; ``values``, ``tokens``, ``nodes``: ``[B, K, choices]``."""
     every = (values + totals.unsqueeze(-1)).flatten(1)
-    best, which = every.topk(min(kept, every.shape[1]), dim=1)
+    best, which = top_k(every, min(kept, every.shape[1]))
     found = Candidates(
         best, which // values.shape[2], tokens.flatten(1).gather(1, which), nodes.flatten(1).gather(1, which)
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from recbole_soft.llm.beam import Beam, BeamSettings, tree_beam_search
+from recbole_soft.llm.merged import merged_adapters
 from recbole_soft.llm.reference import reference_beam_search
 from recbole_soft.llm.tree_decoder import Prompt
 from recbole_soft.llm.tree_support import causal_model, supports_tree_search
@@ -75,7 +76,9 @@ def generate(
         if progress is not None:
             progress(sum(len(groups[by_length[number]]) for number in numbers))
 
-    with _evaluating(inner):
+    # The search of transformers is the oracle and stays as it is.
+    merged = merged_adapters(inner) if search is tree_beam_search else nullcontext()
+    with _evaluating(inner), merged:
         answers = search(
             inner, [distinct[index] for index in by_length], settings,
             eos_ids=eos_ids, pad_id=pad_id, batch_size=at_once, trie=trie, progress=report,

@@ -103,6 +103,14 @@ class TokenTrie:
         found = torch.searchsorted(self.edge_key, keys).clamp_(max=self.edge_key.numel() - 1)
         return torch.where(possible & (self.edge_key[found] == keys), found, NOWHERE)
 
+    def widest(self, nodes: Tensor) -> int:
+        """The largest number of children among ``nodes`` (of any shape); 1 where none has any.
+
+        Near the root this is far less than the widest node of the depth (``widths``): few nodes have many children.
+        """
+        counts = self.child_count[nodes.clamp(min=ROOT)].masked_fill(nodes == NOWHERE, 0)
+        return max(1, int(counts.max())) if nodes.numel() else 1
+
     def children(self, nodes: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """The continuations of many nodes at once, padded to ``width``.
 
@@ -131,8 +139,7 @@ class TokenTrie:
         Returns:
             A new tensor ``[N, V]``.
         """
-        width = int(self.child_count[nodes.clamp(min=ROOT)].max()) if nodes.numel() else 0
-        _, tokens, is_child = self.children(nodes, width)
+        _, tokens, is_child = self.children(nodes, self.widest(nodes))
         scores = logits.gather(1, tokens).masked_fill_(~is_child, -torch.inf)
         # The largest, not the last: padding may repeat the token of a real child.
         return torch.full_like(logits, -torch.inf).scatter_reduce_(1, tokens, scores, reduce="amax")

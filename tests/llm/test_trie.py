@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import numpy as np
@@ -76,6 +77,15 @@ def test_children_come_with_their_tokens_and_fit_the_width_of_their_depth(sequen
         assert set(tokens[is_child].tolist()) == allowed
         assert is_child.sum() == len(allowed)
         assert torch.equal(trie.step(node.expand_as(tokens)[is_child], tokens[is_child]), children[is_child])
+
+
+@settings(max_examples=60, deadline=None)
+@given(titles, st.integers(0, 99))
+def test_the_widest_of_some_nodes_is_theirs_not_that_of_their_depth(sequences, seed):
+    trie = TokenTrie.build(sequences, EOS)
+    follow = {node_of(trie, beginning): len(allowed) for beginning, allowed in continuations(sequences).items()}
+    nodes = random.Random(seed).choices([*follow, NOWHERE], k=3)
+    assert trie.widest(torch.tensor(nodes)) == max(follow.get(node, 1) for node in nodes)
 
 
 def test_equal_titles_share_a_path_and_a_title_may_begin_another():

@@ -17,7 +17,7 @@ from benchmarks.scaling import axes
 from benchmarks.stages import STAGE_NAMES, Workload, stage_makers
 from benchmarks.workbench import Size, answers_to, large_catalogue, open_workbench
 
-LOAD = Workload(step_windows=3, prompts=3, answers=20, items=1700, job=JobSize(3, 2, 3, 2), rounds=1, job_rounds=1)
+LOAD = Workload(step_windows=9, prompts=3, answers=20, items=1700, job=JobSize(3, 2, 3, 2), rounds=1, job_rounds=1)
 TINY = Size(hidden_size=32, layers=2, vocabulary=4500, teaching_steps=60, teaching_rate=1e-2)
 
 
