@@ -13,7 +13,7 @@ from pathlib import Path
 from recbole_soft.artifacts import make_folder, read_json
 from recbole_soft.errors import ModelError
 from recbole_soft.resuming.locks import one_at_a_time
-from recbole_soft.unfinished import tidy
+from recbole_soft.run_folders import tidy
 
 logger = logging.getLogger("recbole_soft")
 

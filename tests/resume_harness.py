@@ -106,9 +106,9 @@ class Job:
     def outcome(self) -> Outcome:
         """What the job left; nothing unfinished may be among it."""
         run = self._place / "saved" / "run"
-        hidden = [str(path) for path in self._place.rglob(".*")] + [str(path) for path in self._place.rglob("unfinished")]
-        if hidden:
-            raise SystemExit(f"left over: {hidden}")
+        left = [str(path) for pattern in (".*", "unfinished") for path in self._place.rglob(pattern)]
+        if left:
+            raise SystemExit(f"left over: {left}")
         with open(run / "curves.csv", encoding="utf-8") as file:
             curves = [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
         return Outcome(

@@ -86,9 +86,9 @@ def test_a_lock_file_that_is_removed_while_it_is_waited_for_is_no_lock(tmp_path)
             (tmp_path / LOCK_FILE).unlink()
             holder.kill()
 
-        with one_at_a_time(tmp_path / LOCK_FILE, replace_and_end):
-            with pytest.raises(UserError), only_process_in(tmp_path, "no"):
-                raise AssertionError("two at once")
+        with one_at_a_time(tmp_path / LOCK_FILE, replace_and_end), pytest.raises(UserError), \
+                only_process_in(tmp_path, "no"):
+            raise AssertionError("two at once")
 
 
 def test_two_processes_that_need_the_same_artefact_make_it_once(tmp_path):

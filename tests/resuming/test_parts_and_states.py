@@ -159,7 +159,8 @@ def test_hash_of_a_tensor_is_of_its_bits():
 
 
 def test_plain_json_takes_numbers_and_refuses_objects():
-    assert plain_json({"a": np.float64(0.1), "b": torch.tensor(2), "c": (1, None)}) == {"a": 0.1, "b": 2, "c": [1, None]}
+    given_values = {"a": np.float64(0.1), "b": torch.tensor(2), "c": (1, None)}
+    assert plain_json(given_values) == {"a": 0.1, "b": 2, "c": [1, None]}
     for value in (object(), torch.ones(2)):
         with pytest.raises(TypeError):
             plain_json({"a": value})
