@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,11 @@ def _beside(path: Path) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON in UTF-8, atomically; what JSON cannot hold becomes text."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Writes one JSON per line in UTF-8, atomically."""
+    write_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
 def read_json(path: Path) -> Any:

@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_soft.artifacts import write_json, write_text
+from recbole_soft.data.sources import data_files
 
 PACKAGES = ("recbole-soft", "recbole", "torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas", "scipy")
 RECORD_FILE = "run.json"
@@ -62,6 +64,19 @@ def peak_memory() -> dict[str, float]:
     return {"resident_mb": round(resident, 1), "gpu_mb": round(gpu, 1)}
 
 
+def about_data(config, data, splits) -> dict[str, Any]:
+    """Which data a run is about: counts, files, and fingerprints of its windows."""
+    train, valid, test = (loader.dataset for loader in splits)
+    return {
+        "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
+        "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
+        "catalogue": data.catalog.fingerprint if data.catalog else None,
+        "files": data_files(Path(data.dataset_path), config["dataset"]),
+        "interactions": train.interactions_fingerprint(),
+        "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
+    }
+
+
 def plain(value: Any) -> Any:
     """A value as JSON can hold it: not-a-number becomes null, unknown objects their text."""
     if isinstance(value, Mapping):
@@ -88,3 +103,15 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+class Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 3), now
