@@ -10,22 +10,33 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import content_key, disk_errors, make_folder, write_text
+from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, make_folder, write_text
 from recbole_soft.companions import companion_folder
 from recbole_soft.config.refusals import settings_that_fail
-from recbole_soft.data.sources import data_files, find_dataset
+from recbole_soft.data.sources import find_dataset
 from recbole_soft.distill import copy_first
-from recbole_soft.errors import DataError, SettingError
+from recbole_soft.errors import DataError
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.comparable import PROTOCOL_SETTINGS
-from recbole_soft.reporting.record import Clock, commit, machine, peak_memory, plain, versions, write_record, write_rows
+from recbole_soft.reporting.record import (
+    RECORD_FILE,
+    Clock,
+    about_data,
+    commit,
+    machine,
+    peak_memory,
+    plain,
+    versions,
+    write_record,
+    write_rows,
+)
 from recbole_soft.reporting.table import result_table
+from recbole_soft.run_folders import alone_in, finished_record, kept_while_unfinished, run_folder
 from recbole_soft.run_log import log_to, tensorboard_in
 from recbole_soft.validation_only import SealedWindows, ValidationOnly
 
 logger = logging.getLogger("recbole_soft")
 REPORTED_CUTOFFS = (1, 5, 10, 20, 50)
-NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path", "examples")
 
 
 def run_recbole_soft(
@@ -58,26 +69,19 @@ def run_recbole_soft(
 
     config = SoftConfig(model, dataset, config_file_list, config_dict, command_line)
     folder = make_folder(run_folder(config))
-    config["run_folder"] = str(folder)
     shown = validation_only.terminal_level if validation_only else None
-    with log_to(folder / "run.log", config["state"], shown), tensorboard_in(folder / "tensorboard"), \
-            settings_that_fail(config):
-        return _run(config, folder, saved, validation_only)
+    with alone_in(folder), log_to(folder / "run.log", config["state"], shown), settings_that_fail(config):
+        return _run_in(folder, config, saved, validation_only)
 
 
-def run_folder(config) -> Path:
-    """Folder of a run: named by the user, or after model, data and a hash of the settings."""
-    name = config["run_name"]
-    if name and (Path(name).name != name or name in (".", "..")):
-        raise SettingError(f"run_name = '{name}' is not the name of a folder", where="run_name",
-                           remedy="give a plain name; the place is --checkpoint_dir=FOLDER")
-    if not name:
-        decided = {key: value for key, value in config.final_config_dict.items() if key not in NOT_RESULTS}
-        name = f"{config['model']}-{config['dataset']}-{content_key(settings=decided)[:8]}"
-    return Path(config["checkpoint_dir"]) / name
+def _run_in(folder: Path, config, saved: bool, validation_only: ValidationOnly | None) -> dict[str, Any]:
+    """A run in its folder, from where an interrupted one ended if that is wanted."""
+    config["run_folder"] = str(folder)
+    with kept_while_unfinished(config, folder) as goes_on, tensorboard_in(folder / "tensorboard"):
+        return _run(config, folder, saved, validation_only, is_new=not goes_on)
 
 
-def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | None) -> dict[str, Any]:
+def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | None, is_new: bool) -> dict[str, Any]:
     from recbole.data import data_preparation
     from recbole.utils import init_seed
 
@@ -94,17 +98,27 @@ def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | No
     clock.lap("data")
     logger.info("%s: %s", config["dataset"], ", ".join(f"{name.replace('_', ' ')} {count:,}"
                                                        for name, count in data.counts.items()))
+    if config["resume"] and is_new and validation_only is None and (finished := finished_record(
+            folder, config["settings_key"], plain(about_data(config, data, splits)))):
+        return _returned(finished, folder / RECORD_FILE)
     runner = _run_llm if is_llm_name(config["model"]) else _run_traditional
     outcome = runner(config, splits, folder, saved, clock, validation_only)
-    record = plain(_record(config, data, splits, outcome, clock))
+    # The times of a run that was interrupted are those of its last process.
+    record = plain(_record(config, data, splits, outcome, clock) | {"was_interrupted": not is_new})
     path = write_record(folder, record)
     write_rows(folder / "curves.csv", outcome["curves"])
+    write_text(folder / "table.txt", result_table(record) + "\n")
+    return _returned(record, path) | {name: outcome[name] for name in (
+        "best_valid_score", "best_valid_result", "test_result")}
+
+
+def _returned(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a run returns, from its record, after showing the table."""
     table = result_table(record)
-    write_text(folder / "table.txt", table + "\n")
     logger.info("\n%s\nrecord: %s", table, path)
     return {
-        "best_valid_score": outcome["best_valid_score"], "valid_score_bigger": config["valid_metric_bigger"],
-        "best_valid_result": outcome["best_valid_result"], "test_result": outcome["test_result"],
+        "best_valid_score": record["best_valid_score"], "valid_score_bigger": record["config"]["valid_metric_bigger"],
+        "best_valid_result": record["best_valid_result"], "test_result": record["recbole_test_result"],
         "record": record, "record_path": str(path), "table": table,
     }
 
@@ -196,9 +210,8 @@ def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: 
     config = SoftConfig(model, dataset, config_dict=settings)
     folder = run_folder(config)
     if not only_where:
-        config["run_folder"] = str(folder)
-        with tensorboard_in(folder / "tensorboard"):
-            _run(config, folder, True, validation_only and validation_only.for_companion())
+        with alone_in(make_folder(folder)):
+            _run_in(folder, config, True, validation_only and validation_only.for_companion())
     return folder
 
 
@@ -209,34 +222,34 @@ def _run_traditional(
     from safetensors.torch import save_file
 
     from recbole_soft.evaluation.ranks import RankRecorder
+    from recbole_soft.models.recbole_training import ResumableTraining
     from recbole_soft.models.traditional import learned_state, losses_are_numbers
+    from recbole_soft.resuming.checkpoints import Checkpoints
 
     train, valid, test = splits
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = get_model(config["model"])(config, train.dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    trainer.saved_model_file = str(folder / "recbole_checkpoint.pth")
     trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
-    valid_curve: dict[int, float] = {}
+    training = ResumableTraining(trainer, Checkpoints(
+        folder / UNFINISHED / "training", config["checkpoint_seconds"],
+        content_key(run=config["settings_key"], train=train.dataset.fingerprint(), valid=valid.dataset.fingerprint())))
 
     def note_epoch(epoch: int, score: float) -> None:
-        valid_curve[epoch] = score
         logger.info("epoch %d: loss %.4f, valid %s %.4f", epoch + 1, trainer.train_loss_dict[epoch], metric, score)
         if validation_only:
             validation_only.after_epoch(epoch, float(score))
 
     metric = config["valid_metric"].lower()
     with disk_errors(folder), losses_are_numbers(config):
-        best_score, best_result = trainer.fit(
-            train, valid, verbose=False, saved=saved, show_progress=config["show_progress"],
-            callback_fn=note_epoch)
+        best_score, best_result = training.fit(train, valid, saved, config["show_progress"], note_epoch)
     clock.lap("training")
-    # Evaluating is also how RecBole brings back the best epoch's weights.
-    result = trainer.evaluate(valid if validation_only else test, load_best_model=saved)
+    result = {} if validation_only else trainer.evaluate(test, load_best_model=False)
     clock.lap("test")
     with disk_errors(folder):
         save_file(learned_state(model), folder / "model.safetensors")
-    curves = [{"stage": "train", "epoch": epoch, "loss_total": loss, f"valid_{metric}": valid_curve.get(epoch)}
+    scores = training.valid_scores
+    curves = [{"stage": "train", "epoch": epoch, "loss_total": loss, f"valid_{metric}": scores.get(epoch)}
               for epoch, loss in trainer.train_loss_dict.items()]
     return {
         "best_valid_score": best_score, "best_valid_result": best_result,
@@ -260,21 +273,12 @@ def _result(label: str, stage: str, ranks: np.ndarray, splits, config) -> dict[s
 
 
 def _record(config, data, splits, outcome: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
-    train, valid, test = (loader.dataset for loader in splits)
     protocol = {name: config[name] for name in PROTOCOL_SETTINGS}
     return {
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),
         "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(),
-        "working_folder": str(Path.cwd()),
-        "data": {
-            "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
-            "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
-            "catalogue": data.catalog.fingerprint if data.catalog else None,
-            "files": data_files(Path(data.dataset_path), config["dataset"]),
-            "interactions": train.interactions_fingerprint(),
-            "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
-        },
+        "working_folder": str(Path.cwd()), "data": about_data(config, data, splits),
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
         "language_model": outcome["model"], "stages": outcome["stages"], "notes": outcome["notes"],
         "curves": outcome["curves"], "results": outcome["results"], "recbole_test_result": dict(outcome["test_result"]),

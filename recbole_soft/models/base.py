@@ -32,7 +32,9 @@ from recbole_soft.llm.score import ResponseScores, score_responses
 from recbole_soft.llm.title_vectors import TitleVectors
 from recbole_soft.llm.trie import TokenTrie
 from recbole_soft.losses import mean_token_nll
+from recbole_soft.models.answer_parts import BATCHES_IN_A_PART, key_of_answers, unfinished_parts
 from recbole_soft.models.setup import artifact_store, open_backbone
+from recbole_soft.resuming.parts import Parts
 
 logger = logging.getLogger("recbole_soft")
 Tokens = list[int]
@@ -84,6 +86,7 @@ class LLMRecommender(SequentialRecommender):
         self.options = config
         self.catalog: Catalog = dataset.catalog
         self.store: ArtifactStore = artifact_store(config)
+        self.parts: Parts = unfinished_parts(config)
         self.backbone, self.encoder = open_backbone(config, dataset, self.store)
         self.base_fingerprint = weights_fingerprint(self.backbone.model)
         self.base_parameters = self.backbone.parameter_count
@@ -91,7 +94,7 @@ class LLMRecommender(SequentialRecommender):
         self.weights: TunedWeights = _tuned_weights(config, self.backbone)
         self.title_vectors = TitleVectors(
             self.backbone, self.weights, self.catalog.unique_titles, config["embed_pooling"],
-            config["embed_batch_tokens"], self.base_fingerprint, self.store,
+            config["embed_batch_tokens"], self.base_fingerprint, self.store, config["checkpoint_seconds"],
         )
         self.title_rows = torch.from_numpy(self.catalog.title_rows).to(self.backbone.device)
         self.beams, self.trie = self._search()
@@ -202,13 +205,19 @@ class LLMRecommender(SequentialRecommender):
         """Returned beams of every prompt as raw text, best first; kept until the weights change."""
         wanted = [tuple(prompt) for prompt in prompts]
         unknown = [list(prompt) for prompt in dict.fromkeys(wanted) if prompt not in self._answers]
-        beams = self.search(unknown, progress) if unknown else []
-        if not all(beams):
-            raise ModelError("the language model gives no answer: its scores are no numbers",
-                             where=f"learning_rate={self.options['learning_rate']}, dtype={self.options['dtype']}",
-                             remedy="give a lower --learning_rate, or --dtype=float32 or bfloat16")
-        for prompt, best in zip(unknown, beams, strict=True):
-            self._answers[tuple(prompt)] = [self.backbone.tokenizer.decode(beam.tokens) for beam in best]
+        unknown.sort(key=len, reverse=True)
+
+        def search(some: Sequence[Tokens]) -> list[list[str]]:
+            beams = self.search(some, progress)
+            if not all(beams):
+                raise ModelError("the language model gives no answer: its scores are no numbers",
+                                 where=f"learning_rate={self.options['learning_rate']}, dtype={self.options['dtype']}",
+                                 remedy="give a lower --learning_rate, or --dtype=float32 or bfloat16")
+            return [[self.backbone.tokenizer.decode(beam.tokens) for beam in best] for best in beams]
+
+        texts = self.parts.gather("answers", lambda: key_of_answers(self, unknown), unknown,
+                                  BATCHES_IN_A_PART * self.options["generation_batch_size"], search, progress)
+        self._answers.update(zip(map(tuple, unknown), texts, strict=True))
         return [self._answers[prompt] for prompt in wanted]
 
     def search(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_soft.artifacts import write_json, write_text
+from recbole_soft.data.sources import data_files
 
 PACKAGES = ("recbole-soft", "recbole", "torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas", "scipy")
 RECORD_FILE = "run.json"
@@ -63,6 +64,19 @@ def peak_memory() -> dict[str, float]:
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
     return {"resident_mb": round(resident, 1), "gpu_mb": round(gpu, 1)}
+
+
+def about_data(config, data, splits) -> dict[str, Any]:
+    """Which data a run is about: counts, files, and fingerprints of its windows."""
+    train, valid, test = (loader.dataset for loader in splits)
+    return {
+        "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
+        "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
+        "catalogue": data.catalog.fingerprint if data.catalog else None,
+        "files": data_files(Path(data.dataset_path), config["dataset"]),
+        "interactions": train.interactions_fingerprint(),
+        "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
+    }
 
 
 def plain(value: Any) -> Any:

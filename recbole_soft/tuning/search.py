@@ -76,7 +76,7 @@ def run_search(search: Search) -> tuple[Outcome | None, Path]:
     """
     from recbole_soft import plugin
     from recbole_soft.config.soft_config import SoftConfig
-    from recbole_soft.run import NOT_RESULTS
+    from recbole_soft.run_folders import NOT_RESULTS
 
     plugin.install()
     config = SoftConfig(search.model, search.dataset, search.config_files, {}, search.command_line)

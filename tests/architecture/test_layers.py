@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first; a module may import from its own layer (unless it is a set of siblings) and from lower ones.
 LAYERS: list[set[str]] = [
-    {"errors", "compat", "artifacts", "statistics", "engines"},
+    {"errors", "compat", "artifacts", "resuming", "statistics", "engines"},
     {"registry", "config"},
     {"data"},
     {"prompts"},
@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"strategies"},
     {"trainer"},
     {"evaluation", "reporting"},
-    {"plugin", "run_log", "companions", "validation_only"},
+    {"plugin", "run_log", "run_folders", "companions", "validation_only"},
     {"run", "recommend"},
     {"cli", "cli_help", "export_teacher", "benchmark", "recommend_cli", "demo", "tuning",
      "distill_cli"},
