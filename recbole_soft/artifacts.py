@@ -5,20 +5,26 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from recbole_soft.errors import UserError
+from recbole_soft.resuming.locks import one_at_a_time
 
+logger = logging.getLogger("recbole_soft")
 COMPLETE = "complete.json"
+PARTS = "parts"
+UNFINISHED = "unfinished"
 _RUST_ERRNO = re.compile(r"\(os error (\d+)\)")
 _TORCH_WRITER = "inline_container"
 
@@ -117,30 +123,63 @@ class ArtifactStore:
 
     @contextmanager
     def writing(self, kind: str, key: str, about: dict[str, Any] | None = None) -> Iterator[Path]:
-        """A folder to fill; it becomes the result when the block ends without an error."""
+        """A folder to fill; it becomes the result when the block ends without an error.
+
+        One process at a time: a second one waits. What the block puts into the folder's `PARTS` is no part of the
+        result; it is there again when a block that was ended in the middle, even by kill -9, is started anew.
+        """
         make_folder(self.root, "artifacts_dir")
-        final = self.root / f"{kind}-{key}"
-        unfinished = _beside(final)
-        unfinished.mkdir()
-        try:
-            with disk_errors(self.root):
-                yield unfinished
-            write_json(unfinished / COMPLETE, {"kind": kind, "key": key, **(about or {}), "sizes": _sizes(unfinished)})
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(unfinished, final)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with one_at_a_time(self.root / f".{kind}-{key}.lock", partial(_log_waiting, self.root, kind)):
+            yield from self._filled(kind, key, about or {})
 
     def obtain(self, kind: str, key: str, make: Callable[[Path], dict[str, Any] | None]) -> tuple[Path, bool]:
         """The folder of a result, made by `make(folder)` when it is not there; second: whether it was."""
         found = self.find(kind, key)
         if found is not None:
             return found, True
-        about: dict[str, Any] = {}
-        with self.writing(kind, key, about) as folder:
-            about.update(make(folder) or {})
+        make_folder(self.root, "artifacts_dir")
+        with one_at_a_time(self.root / f".{kind}-{key}.lock", partial(_log_waiting, self.root, kind)):
+            found = self.find(kind, key)  # by the process that was waited for
+            if found is not None:
+                return found, True
+            about: dict[str, Any] = {}
+            with contextmanager(self._filled)(kind, key, about) as folder:
+                about.update(make(folder) or {})
         return self.root / f"{kind}-{key}", False
+
+    def _filled(self, kind: str, key: str, about: dict[str, Any]) -> Iterator[Path]:
+        """Yields the folder to fill, then puts it into place; to be called by the one process that may."""
+        final = self.root / f"{kind}-{key}"
+        unfinished = self.root / f".{kind}-{key}.unfinished"
+        _clear_but_parts(unfinished)
+        unfinished.mkdir(exist_ok=True)
+        try:
+            with disk_errors(self.root):
+                yield unfinished
+            shutil.rmtree(unfinished / PARTS, ignore_errors=True)
+            write_json(unfinished / COMPLETE, {"kind": kind, "key": key, **about, "sizes": _sizes(unfinished)})
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(unfinished, final)
+        except OSError:  # a full disk needs the room
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        finally:
+            _clear_but_parts(unfinished)
+
+
+def _log_waiting(root: Path, kind: str, holder: str) -> None:
+    logger.info("another run is making the same '%s' in %s (%s); waiting for it", kind, root, holder)
+
+
+def _clear_but_parts(folder: Path) -> None:
+    """Removes what an interrupted `make` left but for its parts; the folder, too, if there are none."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name == PARTS:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if folder.is_dir() and not (folder / PARTS).is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -29,7 +29,7 @@ _OPTION = re.compile(r"--([A-Za-z]\w*(?:-\w+)*)=(.*)\Z", re.DOTALL)
 _BARE_OPTION = re.compile(r"--([A-Za-z][\w-]*)\Z")
 # People copy commands from documents that turn two hyphens into a dash, forget one, or forget both.
 _NEARLY_OPTION = re.compile(r"[-\u2010-\u2015]*([A-Za-z][\w-]*)(?:=(.*))?\Z", re.DOTALL)
-_KEPT = "stages that were finished are kept, and the next run goes on from them"
+_KEPT = "stages that were finished are kept, and the next run goes on from them; --resume goes on within a stage"
 _DISK_REMEDIES = {
     errno.ENOSPC: f"free some space, or choose another disk with --checkpoint_dir=FOLDER; {_KEPT}",
     errno.EDQUOT: f"free some space, or choose another disk with --checkpoint_dir=FOLDER; {_KEPT}",
@@ -104,7 +104,7 @@ def parse_words(words: Sequence[str]) -> dict[str, str]:
     values: dict[str, str] = {}
     position = 0
     while position < len(words):
-        word = words[position]
+        word = "--resume=True" if words[position] == "--resume" else words[position]
         match = _OPTION.match(word)
         if match is None:
             following = words[position + 1] if position + 1 < len(words) else None

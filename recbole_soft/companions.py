@@ -12,6 +12,7 @@ from pathlib import Path
 
 from recbole_soft.artifacts import make_folder, read_json
 from recbole_soft.errors import ModelError
+from recbole_soft.resuming.locks import one_at_a_time
 
 logger = logging.getLogger("recbole_soft")
 
@@ -40,11 +41,16 @@ def companion_folder(config, setting: str, splits, root: Path, train: Callable[[
     folder = Path(config[setting])
     if not folder.is_dir():
         name, user = config[setting], config.external_config_dict
-        shared = {key: user[key] for key in SHARED_SETTINGS if key in user} | {"checkpoint_dir": str(root)}
+        shared = {key: user[key] for key in SHARED_SETTINGS if key in user}
+        # The run's own answer: nobody is asked twice.
+        shared |= {"checkpoint_dir": str(root), "resume": bool(config["resume"]),
+                   "checkpoint_seconds": config["checkpoint_seconds"]}
         folder = train(name, shared, True)
-        if _mistake(folder, splits) is not None:
-            logger.info("%s: %s is trained first, in %s", setting, name, make_folder(folder))
-            train(name, shared, False)
+        with one_at_a_time(make_folder(root) / f".{folder.name}.lock", lambda holder: logger.info(
+                "%s: another run trains %s (%s); waiting for it", setting, name, holder)):
+            if _mistake(folder, splits) is not None:
+                logger.info("%s: %s is trained first, in %s", setting, name, make_folder(folder))
+                train(name, shared, False)
     if mistake := _mistake(folder, splits):
         raise ModelError(f"the traditional model cannot be used: {mistake}", where=f"{setting}={folder}",
                          remedy="train it on the same data with the same settings of the protocol")

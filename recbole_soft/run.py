@@ -11,18 +11,27 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import content_key, disk_errors, file_hash, make_folder, write_text
+from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, file_hash, make_folder, read_json, write_text
 from recbole_soft.companions import companion_folder
 from recbole_soft.data.sources import find_dataset
-from recbole_soft.errors import DataError, SettingError
+from recbole_soft.errors import DataError
 from recbole_soft.registry import is_llm_name
-from recbole_soft.reporting.record import commit, machine, peak_memory, plain, versions, write_record, write_rows
+from recbole_soft.reporting.record import (
+    RECORD_FILE,
+    commit,
+    machine,
+    peak_memory,
+    plain,
+    versions,
+    write_record,
+    write_rows,
+)
 from recbole_soft.reporting.table import result_table
 from recbole_soft.run_log import log_to, tensorboard_in
+from recbole_soft.unfinished import alone_in, kept_while_unfinished, run_folder
 
 logger = logging.getLogger("recbole_soft")
 REPORTED_CUTOFFS = (1, 5, 10, 20, 50)
-NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path")
 
 
 def run_recbole_soft(
@@ -53,24 +62,18 @@ def run_recbole_soft(
 
     config = SoftConfig(model, dataset, config_file_list, config_dict, command_line)
     folder = make_folder(run_folder(config))
+    with alone_in(folder), log_to(folder / "run.log", config["state"]):
+        return _run_in(folder, config, saved)
+
+
+def _run_in(folder: Path, config, saved: bool) -> dict[str, Any]:
+    """A run in its folder, from where an interrupted one ended if that is wanted."""
     config["run_folder"] = str(folder)
-    with log_to(folder / "run.log", config["state"]), tensorboard_in(folder / "tensorboard"):
-        return _run(config, folder, saved)
+    with kept_while_unfinished(config, folder) as goes_on, tensorboard_in(folder / "tensorboard"):
+        return _run(config, folder, saved, is_new=not goes_on)
 
 
-def run_folder(config) -> Path:
-    """Folder of a run: named by the user, or after model, data and a hash of the settings."""
-    name = config["run_name"]
-    if name and (Path(name).name != name or name in (".", "..")):
-        raise SettingError(f"run_name = '{name}' is not the name of a folder", where="run_name",
-                           remedy="give a plain name; the place is --checkpoint_dir=FOLDER")
-    if not name:
-        decided = {key: value for key, value in config.final_config_dict.items() if key not in NOT_RESULTS}
-        name = f"{config['model']}-{config['dataset']}-{content_key(settings=decided)[:8]}"
-    return Path(config["checkpoint_dir"]) / name
-
-
-def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
+def _run(config, folder: Path, saved: bool, is_new: bool) -> dict[str, Any]:
     from recbole.data import data_preparation
     from recbole.utils import init_seed
 
@@ -85,19 +88,40 @@ def _run(config, folder: Path, saved: bool) -> dict[str, Any]:
     clock.lap("data")
     logger.info("%s: %s", config["dataset"], ", ".join(f"{name.replace('_', ' ')} {count:,}"
                                                        for name, count in data.counts.items()))
+    if config["resume"] and is_new and (record := _finished(config, folder, data, splits)):
+        return _returned(record, folder / RECORD_FILE)
     runner = _run_llm if is_llm_name(config["model"]) else _run_traditional
     outcome = runner(config, splits, folder, saved, clock)
     record = plain(_record(config, data, splits, outcome, clock))
     path = write_record(folder, record)
     write_rows(folder / "curves.csv", outcome["curves"])
+    write_text(folder / "table.txt", result_table(record) + "\n")
+    return _returned(record, path) | {name: outcome[name] for name in (
+        "best_valid_score", "best_valid_result", "test_result")}
+
+
+def _returned(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a run returns, from its record, after showing the table."""
     table = result_table(record)
-    write_text(folder / "table.txt", table + "\n")
     logger.info("\n%s\nrecord: %s", table, path)
     return {
-        "best_valid_score": outcome["best_valid_score"], "valid_score_bigger": config["valid_metric_bigger"],
-        "best_valid_result": outcome["best_valid_result"], "test_result": outcome["test_result"],
+        "best_valid_score": record["best_valid_score"], "valid_score_bigger": record["config"]["valid_metric_bigger"],
+        "best_valid_result": record["best_valid_result"], "test_result": record["recbole_test_result"],
         "record": record, "record_path": str(path), "table": table,
     }
+
+
+def _finished(config, folder: Path, data, splits) -> dict[str, Any] | None:
+    """The record of this very run, if it has ended well before."""
+    try:
+        record = read_json(folder / RECORD_FILE)
+        is_same = (record["config"]["settings_key"], record["data"]) == (
+            config["settings_key"], plain(_about_data(data, splits)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if is_same:
+        logger.info("this run is finished already; its record is shown. Without --resume it would start anew")
+    return record if is_same else None
 
 
 def _fit_cutoffs(config, item_num: int) -> None:
@@ -186,9 +210,8 @@ def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: 
     config = SoftConfig(model, dataset, config_dict=settings)
     folder = run_folder(config)
     if not only_where:
-        config["run_folder"] = str(folder)
-        with tensorboard_in(folder / "tensorboard"):
-            _run(config, folder, saved=True)
+        with alone_in(make_folder(folder)):
+            _run_in(folder, config, saved=True)
     return folder
 
 
@@ -197,31 +220,31 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
     from safetensors.torch import save_file
 
     from recbole_soft.evaluation.ranks import RankRecorder
+    from recbole_soft.models.recbole_training import ResumableTraining
     from recbole_soft.models.traditional import learned_state
+    from recbole_soft.resuming.checkpoints import Checkpoints
 
     train, valid, test = splits
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = get_model(config["model"])(config, train.dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    trainer.saved_model_file = str(folder / "recbole_checkpoint.pth")
     trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
-    valid_curve: dict[int, float] = {}
+    training = ResumableTraining(trainer, Checkpoints(
+        folder / UNFINISHED / "training", config["checkpoint_seconds"],
+        content_key(run=config["settings_key"], train=train.dataset.fingerprint(), valid=valid.dataset.fingerprint())))
 
     def note_epoch(epoch: int, score: float) -> None:
-        valid_curve[epoch] = score
         logger.info("epoch %d: loss %.4f, valid %s %.4f", epoch + 1, trainer.train_loss_dict[epoch], metric, score)
 
     metric = config["valid_metric"].lower()
     with disk_errors(folder):
-        best_score, best_result = trainer.fit(
-            train, valid, verbose=False, saved=saved, show_progress=config["show_progress"],
-            callback_fn=note_epoch)
+        best_score, best_result = training.fit(train, valid, saved, config["show_progress"], note_epoch)
     clock.lap("training")
-    test_result = trainer.evaluate(test, load_best_model=saved)
+    test_result = trainer.evaluate(test, load_best_model=False)
     clock.lap("test")
     with disk_errors(folder):
         save_file(learned_state(model), folder / "model.safetensors")
-    curves = [{"stage": "train", "epoch": epoch, "loss_total": loss, f"valid_{metric}": valid_curve.get(epoch)}
+    curves = [{"stage": "train", "epoch": epoch, "loss_total": loss, f"valid_{metric}": training.valid_scores.get(epoch)}
               for epoch, loss in trainer.train_loss_dict.items()]
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
@@ -242,7 +265,6 @@ def _result(label: str, stage: str, ranks: np.ndarray, config, folder: Path) -> 
 
 
 def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> dict[str, Any]:
-    train, valid, test = (loader.dataset for loader in splits)
     protocol = {name: config[name] for name in (
         "window", "MAX_ITEM_LIST_LENGTH", "duplicate_titles", "mask_history", "eval_args", "user_inter_num_interval",
         "item_inter_num_interval", "train_sample", "valid_sample", "test_sample", "sample_seed")}
@@ -250,16 +272,22 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> 
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),
         "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(),
-        "data": {
-            "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
-            "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
-            "catalogue": data.catalog.fingerprint if data.catalog else None,
-            "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
-        },
+        "data": _about_data(data, splits),
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
         "language_model": outcome["model"], "stages": outcome["stages"], "notes": outcome["notes"],
         "curves": outcome["curves"], "results": outcome["results"], "recbole_test_result": dict(outcome["test_result"]),
-        "best_valid_score": outcome["best_valid_score"], "seconds": clock.laps, "peak_memory": peak_memory(),
+        "best_valid_score": outcome["best_valid_score"], "best_valid_result": dict(outcome["best_valid_result"] or {}),
+        "seconds": clock.laps, "peak_memory": peak_memory(),
+    }
+
+
+def _about_data(data, splits) -> dict[str, Any]:
+    train, valid, test = (loader.dataset for loader in splits)
+    return {
+        "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
+        "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
+        "catalogue": data.catalog.fingerprint if data.catalog else None,
+        "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
     }
 
 

@@ -119,6 +119,9 @@ GENERATION = _section(
 RUN = _section(
     "Run",
     Setting("run_name", "str", None, "folder of this run under checkpoint_dir (default: made from the settings)"),
+    Setting("resume", "bool", None, "go on where an interrupted run of these settings was ended (default: asks on a "
+            "terminal, else starts anew)"),
+    Setting("checkpoint_seconds", "float", 60, "how often unfinished work is saved; 0: after every batch", low=0),
     Setting("artifacts_dir", "path", None, "where reusable results are kept (default: checkpoint_dir/artifacts)"),
 )
 

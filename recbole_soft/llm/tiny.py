@@ -18,6 +18,7 @@ import torch
 
 from recbole_soft.llm.tiny_pretraining import pretrain
 from recbole_soft.prompts.template import PromptTemplate
+from recbole_soft.resuming.checkpoints import Checkpoints
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 ONE_LABEL_SHARE, CATEGORY_SHARE = 0.7, 0.3
@@ -60,7 +61,7 @@ class Corpus:
     """
 
     def __init__(self, text: CatalogText, seed: int, longest_list: int = 10):
-        self._text, self._random, self._longest = text, random.Random(seed), longest_list
+        self._text, self.random, self._longest = text, random.Random(seed), longest_list
         self._groups: dict[str, list[int]] = {}
         for row, category in enumerate(text.categories):
             for label in _labels(category):
@@ -70,14 +71,14 @@ class Corpus:
     def document(self) -> str:
         """One document."""
         titles, template = self._text.titles, self._text.template
-        row = self._random.randrange(len(titles))
-        if self._random.random() < CATEGORY_SHARE:
+        row = self.random.randrange(len(titles))
+        if self.random.random() < CATEGORY_SHARE:
             category = self._text.categories[row]
             return f"{titles[row]} {category}".strip()
         labels = _labels(self._text.categories[row])
-        of_one_label = labels and self._random.random() < ONE_LABEL_SHARE
-        group = self._groups[self._random.choice(labels)] if of_one_label else self._everything
-        listed = [titles[self._random.choice(group)] for _ in range(self._random.randint(1, self._longest))]
+        of_one_label = labels and self.random.random() < ONE_LABEL_SHARE
+        group = self._groups[self.random.choice(labels)] if of_one_label else self._everything
+        listed = [titles[self.random.choice(group)] for _ in range(self.random.randint(1, self._longest))]
         return template.separator.join(template.quoted(title) for title in [*listed, titles[row]])
 
     def tokenizer_texts(self) -> list[str]:
@@ -88,9 +89,13 @@ class Corpus:
 
 
 def build_tiny(
-    text: CatalogText, settings: TinySettings, folder: Path, progress: Callable[[int], None] | None = None
+    text: CatalogText, settings: TinySettings, folder: Path, progress: Callable[[int], None] | None = None,
+    saves: Checkpoints | None = None,
 ) -> dict[str, float]:
     """Makes tokenizer and model and saves both into `folder`.
+
+    Args:
+        saves: where an interrupted pretraining left its state; it goes on from there.
 
     Returns:
         what was made: parameters, vocabulary, steps, first and last training loss.
@@ -101,7 +106,7 @@ def build_tiny(
     corpus = Corpus(text, settings.seed)
     tokenizer = _train_tokenizer(corpus.tokenizer_texts(), settings.vocabulary)
     model = _new_model(settings, len(tokenizer))
-    losses = pretrain(model, tokenizer, corpus.document, settings, progress)
+    losses = pretrain(model, tokenizer, corpus, settings, progress, saves)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(folder))
     model.save_pretrained(str(folder))

@@ -8,34 +8,63 @@ documents say.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from recbole_soft.resuming.checkpoints import Checkpoint, Checkpoints
+from recbole_soft.resuming.states import (
+    optimizer_state,
+    python_random_state,
+    set_optimizer_state,
+    with_prefix,
+    without_prefix,
+)
+
+logger = logging.getLogger("recbole_soft")
 
 ROW_LENGTH = 128
 NEGATIVES = 512
 SAMPLED_SHARE = 0.85
 
 
-def pretrain(model, tokenizer, document: Callable[[], str], settings, progress: Callable[[int], None] | None = None
-             ) -> list[float]:
+class Documents(Protocol):
+    """A source of documents, drawn by a generator whose state can be kept."""
+
+    random: Random
+
+    def document(self) -> str:
+        """Draws one."""
+
+
+def pretrain(model, tokenizer, documents: Documents, settings, progress: Callable[[int], None] | None = None,
+             saves: Checkpoints | None = None) -> list[float]:
     """Trains `model` in place for `settings.steps` steps; returns the loss of every step.
 
     Args:
         model: a causal language model of transformers with tied embeddings.
-        document: draws a document.
         settings: `TinySettings`.
         progress: told of every step.
+        saves: checkpoints of an interrupted pretraining, and the place for new ones.
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings.steps))
     random = torch.Generator().manual_seed(settings.seed)
-    rows, table, losses = packed_rows(document, tokenizer), model.get_input_embeddings().weight, []
+    rows, table, losses = packed_rows(documents.document, tokenizer), model.get_input_embeddings().weight, []
+    work = _Pretraining(model, optimiser, schedule, random, documents.random, losses)
+    if saves is not None and (checkpoint := saves.latest()) is not None:
+        work.restore(checkpoint)
+        if progress is not None:
+            progress(len(losses))
     model.train()
-    for step in range(settings.steps):
+    for step in range(len(losses), settings.steps):
         ids = torch.tensor([next(rows) for _ in range(settings.batch_size)])
         hidden = model.get_decoder()(input_ids=ids[:, :-1]).last_hidden_state.flatten(0, 1)
         negatives = NEGATIVES if step < SAMPLED_SHARE * settings.steps else len(table)
@@ -48,8 +77,45 @@ def pretrain(model, tokenizer, document: Callable[[], str], settings, progress: 
         losses.append(loss.item())
         if progress is not None:
             progress(1)
+        if saves is not None and saves.is_due():
+            saves.write(*work.state())
     model.eval()
     return losses
+
+
+@dataclass
+class _Pretraining:
+    """All that changes from step to step."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    negatives: torch.Generator
+    documents: Random
+    losses: list[float]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """As JSON and tensors."""
+        values, tensors = optimizer_state(self.optimiser)
+        weights = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        state = {"optimiser": values, "schedule": self.schedule.state_dict(), "documents": self.documents.getstate(),
+                 "losses": self.losses}
+        return state, {**with_prefix("weights", weights), **with_prefix("optimiser", tensors),
+                       "negatives": self.negatives.get_state()}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Puts back what `state` gave."""
+        state, tensors = checkpoint.state, checkpoint.tensors
+        weights = without_prefix("weights", tensors)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(weights[name])
+        set_optimizer_state(self.optimiser, state["optimiser"], without_prefix("optimiser", tensors))
+        self.schedule.load_state_dict(state["schedule"])
+        self.documents.setstate(python_random_state(state["documents"]))
+        self.negatives.set_state(tensors["negatives"])
+        self.losses[:] = state["losses"]
+        logger.info("embedded LLM: goes on after %d steps", len(self.losses))
 
 
 def token_loss(hidden: Tensor, table: Tensor, targets: Tensor, negatives: int, random: torch.Generator) -> Tensor:

@@ -9,10 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recbole_soft.artifacts import ArtifactStore, content_key
+from recbole_soft.artifacts import PARTS, ArtifactStore, content_key
 from recbole_soft.llm.adapters import TunedWeights
 from recbole_soft.llm.backbone import Backbone
 from recbole_soft.llm.embed import embed_texts
+from recbole_soft.resuming.checkpoints import Checkpoints
+
+TITLES_IN_A_PART = 4096
 
 
 class TitleVectors:
@@ -22,18 +25,19 @@ class TitleVectors:
         titles: distinct titles; row i of `table` is the vector of title i.
         base_fingerprint: hash of the base weights, part of the key on disk.
         store: where the table is kept, or None to keep none.
+        seconds: how often the unfinished table is saved.
     """
 
     def __init__(
         self, backbone: Backbone, weights: TunedWeights, titles: Sequence[str], pooling: str, batch_tokens: int | None,
-        base_fingerprint: str, store: ArtifactStore | None = None,
+        base_fingerprint: str, store: ArtifactStore | None = None, seconds: float = 60,
     ):
         self._backbone, self._weights = backbone, weights
         self._pooling, self._batch_tokens = pooling, batch_tokens
         self._row = {title: row for row, title in enumerate(titles)}
         self._key = content_key(base=base_fingerprint, tokenizer=backbone.tokenizer.fingerprint, pooling=pooling,
                                 titles=list(titles))
-        self._store = store
+        self._store, self._seconds = store, seconds
         self._table: Tensor | None = None
         self._answers: dict[str, Tensor] = {}
         self.was_reused = False
@@ -50,7 +54,7 @@ class TitleVectors:
         table = self.table()
         unknown = [text for text in dict.fromkeys(texts) if text not in self._row and text not in self._answers]
         if unknown:
-            self._answers.update(zip(unknown, self._embed(unknown), strict=True))
+            self._answers.update(zip(unknown, self._embed(unknown, self._batch_of_answers), strict=True))
         if not texts:
             return table[:0]
         return torch.stack([table[self._row[text]] if text in self._row else self._answers[text] for text in texts])
@@ -58,16 +62,40 @@ class TitleVectors:
     def is_title(self, text: str) -> bool:
         return text in self._row
 
-    def _embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> Tensor:
+    @property
+    def _batch_of_answers(self) -> int | None:
+        """Tokens per forward for answers: on a CPU each by itself.
+
+        What shares a batch decides last digits, and which answers are still unknown depends on what was looked up
+        before, so that a run that was interrupted would go on with other digits.
+        """
+        return 1 if self._backbone.device.type == "cpu" else self._batch_tokens
+
+    def _embed(self, texts: Sequence[str], batch_tokens: int | None,
+               progress: Callable[[int], None] | None = None) -> Tensor:
         with self._weights.base() as model:
-            return embed_texts(self._backbone, model, texts, self._pooling, self._batch_tokens, progress)
+            return embed_texts(self._backbone, model, texts, self._pooling, batch_tokens, progress)
 
     def _obtain(self, progress: Callable[[int], None] | None) -> Tensor:
         if self._store is None:
-            return self._embed(list(self._row), progress)
+            return self._embed(list(self._row), self._batch_tokens, progress)
 
         def make(folder: Path) -> None:
-            save_file({"vectors": self._embed(list(self._row), progress).cpu()}, folder / "vectors.safetensors")
+            saves = Checkpoints(folder / PARTS, self._seconds, self._key)
+            save_file({"vectors": self._in_parts(saves, progress)}, folder / "vectors.safetensors")
 
         folder, self.was_reused = self._store.obtain("item-table", self._key, make)
         return load_file(folder / "vectors.safetensors")["vectors"]
+
+    def _in_parts(self, saves: Checkpoints, progress: Callable[[int], None] | None) -> Tensor:
+        """[n_titles, d] on the CPU, some thousand titles after the others; goes on from what was saved."""
+        titles, checkpoint = list(self._row), saves.latest()
+        found = [] if checkpoint is None else [checkpoint.tensors["vectors"]]
+        done = sum(map(len, found))
+        if done and progress is not None:
+            progress(done)
+        for first in range(done, len(titles), TITLES_IN_A_PART):
+            found.append(self._embed(titles[first: first + TITLES_IN_A_PART], self._batch_tokens, progress).cpu())
+            if saves.is_due():
+                saves.write({}, {"vectors": torch.cat(found)})
+        return torch.cat(found)

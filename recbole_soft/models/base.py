@@ -32,6 +32,8 @@ from recbole_soft.llm.title_vectors import TitleVectors
 from recbole_soft.llm.trie import TokenTrie
 from recbole_soft.losses import mean_token_nll
 from recbole_soft.models.setup import artifact_store, open_backbone
+from recbole_soft.models.unfinished import BATCHES_IN_A_PART, key_of_answers, unfinished_parts
+from recbole_soft.resuming.parts import Parts
 
 logger = logging.getLogger("recbole_soft")
 Tokens = list[int]
@@ -77,6 +79,7 @@ class LLMRecommender(SequentialRecommender):
         self.options = config
         self.catalog: Catalog = dataset.catalog
         self.store: ArtifactStore = artifact_store(config)
+        self.parts: Parts = unfinished_parts(config)
         self.backbone, self.encoder = open_backbone(config, dataset, self.store)
         self.base_fingerprint = weights_fingerprint(self.backbone.model)
         self.base_parameters = self.backbone.parameter_count
@@ -84,7 +87,7 @@ class LLMRecommender(SequentialRecommender):
         self.weights: TunedWeights = _tuned_weights(config, self.backbone)
         self.title_vectors = TitleVectors(
             self.backbone, self.weights, self.catalog.unique_titles, config["embed_pooling"],
-            config["embed_batch_tokens"], self.base_fingerprint, self.store,
+            config["embed_batch_tokens"], self.base_fingerprint, self.store, config["checkpoint_seconds"],
         )
         self.title_rows = torch.from_numpy(self.catalog.title_rows).to(self.backbone.device)
         self.beams, self.trie = self._search()
@@ -195,9 +198,15 @@ class LLMRecommender(SequentialRecommender):
         """Returned beams of every prompt as raw text, best first; kept until the weights change."""
         wanted = [tuple(prompt) for prompt in prompts]
         unknown = [list(prompt) for prompt in dict.fromkeys(wanted) if prompt not in self._answers]
-        beams = self.search(unknown, progress) if unknown else []
-        for prompt, best in zip(unknown, beams, strict=True):
-            self._answers[tuple(prompt)] = [self.backbone.tokenizer.decode(beam.tokens) for beam in best]
+        unknown.sort(key=len, reverse=True)
+
+        def search(some: Sequence[Tokens]) -> list[list[str]]:
+            return [[self.backbone.tokenizer.decode(beam.tokens) for beam in best]
+                    for best in self.search(some, progress)]
+
+        texts = self.parts.gather("answers", lambda: key_of_answers(self, unknown), unknown,
+                                  BATCHES_IN_A_PART * self.options["generation_batch_size"], search, progress)
+        self._answers.update(zip(map(tuple, unknown), texts, strict=True))
         return [self._answers[prompt] for prompt in wanted]
 
     def search(

@@ -24,12 +24,14 @@ from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from recbole_soft.artifacts import ArtifactStore, content_key, read_json
+from recbole_soft.artifacts import PARTS, ArtifactStore, content_key, read_json
 from recbole_soft.config.schema import PROTOCOL
 from recbole_soft.config.soft_config import SoftConfig
 from recbole_soft.data.dataset import SoftDataset
 from recbole_soft.errors import DataError, ModelError, SettingError
+from recbole_soft.models.recbole_training import ResumableTraining
 from recbole_soft.models.traditional import load_traditional
+from recbole_soft.resuming.checkpoints import Checkpoints
 
 logger = logging.getLogger("recbole_soft")
 RECOMMENDER = "SASRec"
@@ -42,6 +44,7 @@ SHARED_SETTINGS = (
 )
 # Values of a RecBole Config that decide no result; paths change from machine to machine.
 NOT_DECIDING = ("data_path", "checkpoint_dir", "artifacts_dir", "state", "show_progress", "gpu_id", "run_name",
+                "resume", "checkpoint_seconds",
                 "run_folder", "log_wandb", "config_file", "save_dataset", "save_dataloaders", "dataset_save_path",
                 "dataloaders_save_path", "eval_batch_size")
 # What must be equal in a recommender's run and in this one: whatever cuts and splits the data.
@@ -86,7 +89,8 @@ def obtain_item_vectors(config, dataset, store: ArtifactStore) -> ItemVectors:
 
     def make(folder: Path) -> dict[str, Any]:
         logger.info("training %s for its item embeddings", RECOMMENDER)
-        table, about = _train(recommender, dataset)
+        saves = Checkpoints(folder / PARTS, config["checkpoint_seconds"], key)
+        table, about = _train(recommender, dataset, saves)
         save_file({"vectors": table}, folder / FILE)
         return about
 
@@ -119,7 +123,7 @@ def _recommender_config(config) -> SoftConfig:
     return SoftConfig(RECOMMENDER, config["dataset"], config_dict={**(config["rec_model_settings"] or {}), **shared})
 
 
-def _train(config: SoftConfig, dataset) -> tuple[Tensor, dict[str, Any]]:
+def _train(config: SoftConfig, dataset, saves: Checkpoints) -> tuple[Tensor, dict[str, Any]]:
     """[n_items, d] item embeddings of the recommender's best epoch on validation, and how good it was."""
     with _own_random_state(config):
         data = SoftDataset(config)
@@ -130,17 +134,10 @@ def _train(config: SoftConfig, dataset) -> tuple[Tensor, dict[str, Any]]:
         init_seed(config["seed"], config["reproducibility"])
         model = get_model(RECOMMENDER)(config, train.dataset).to(config["device"])
         trainer = get_trainer(config["MODEL_TYPE"], RECOMMENDER)(config, model)
-        best: list[Tensor] = []
-
-        def after_validation(epoch: int, score: float) -> None:
-            logger.info("%s epoch %d: %s %.4f", RECOMMENDER, epoch + 1, config["valid_metric"], score)
-            if trainer.cur_step == 0:  # RecBole's count of epochs since the best one: this is it
-                best[:] = [_item_table(model, data.item_num)]
-
-        # RecBole's own checkpoint would be a pickle; the table of the best epoch is all that is needed.
-        trainer.fit(train, valid, verbose=False, saved=False, show_progress=False, callback_fn=after_validation)
-    result = {name: float(value) for name, value in (trainer.best_valid_result or {}).items()}
-    return best[0] if best else _item_table(model, data.item_num), {
+        _, best_result = ResumableTraining(trainer, saves).fit(train, valid, after_epoch=lambda epoch, score: logger.info(
+            "%s epoch %d: %s %.4f", RECOMMENDER, epoch + 1, config["valid_metric"], score))
+    result = {name: float(value) for name, value in (best_result or {}).items()}
+    return _item_table(model, data.item_num), {
         "model": RECOMMENDER, "epochs": len(trainer.train_loss_dict), "valid_result": result}
 
 

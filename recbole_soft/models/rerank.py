@@ -12,7 +12,7 @@ attempts and no influence of the candidates' order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_soft.artifacts import content_key
 from recbole_soft.config.schema import Setting
 from recbole_soft.errors import ModelError, SettingError
 from recbole_soft.llm.branch_scores import branch_nll
 from recbole_soft.models.base import LLMRecommender
+from recbole_soft.models.unfinished import BATCHES_IN_A_PART, fingerprint_of_weights
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,20 @@ class Rerank(LLMRecommender):
         keys = [(tuple(prompt), tuple(items[chosen].tolist())) for prompt, items, chosen in zip(
             self.prompts(interaction), order, is_candidate, strict=True)]
         unknown = [key for key in dict.fromkeys(keys) if key not in self._likelihoods]
-        branches = [[self._responses[item - 1] for item in items] for _, items in unknown]
-        found = branch_nll(
-            self.weights.model, [list(prompt) for prompt, _ in unknown], branches, progress=progress,
-            batch_size=self.options["micro_batch_size"], fast=self.options["fast_path"])
-        for key, nll, titles in zip(unknown, found, branches, strict=True):
-            lengths = torch.tensor([float(len(title)) for title in titles])
+        unknown.sort(key=lambda key: len(key[0]))
+        branches = {key: [self._responses[item - 1] for item in key[1]] for key in unknown}
+        size = self.options["micro_batch_size"]
+
+        def score(some: Sequence[tuple]) -> list[list[float]]:
+            found = branch_nll(self.weights.model, [list(prompt) for prompt, _ in some], [branches[key] for key in some],
+                               progress=progress, batch_size=size, fast=self.options["fast_path"])
+            return [nll.tolist() for nll in found]
+
+        nlls = self.parts.gather("likelihoods", lambda: content_key(
+            weights=fingerprint_of_weights(self), titles=self.catalog.fingerprint, asked=unknown, size=size,
+            fast=self.options["fast_path"]), unknown, BATCHES_IN_A_PART * size, score, progress)
+        for key, nll in zip(unknown, map(torch.tensor, nlls), strict=True):
+            lengths = torch.tensor([float(len(title)) for title in branches[key]])
             self._likelihoods[key] = -nll / lengths if self.options["rerank_score"] == "mean" else -nll
         return [self._likelihoods[key] for key in keys]
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recbole_soft.artifacts import ArtifactStore
+from recbole_soft.artifacts import PARTS, ArtifactStore
 from recbole_soft.config.yaml_files import load_yaml, properties_root
 from recbole_soft.errors import DataError, ModelError, SettingError, nearest
 from recbole_soft.llm.backbone import Backbone, LoadSettings, load_backbone
 from recbole_soft.llm.tiny import CatalogText, TinySettings, build_tiny
 from recbole_soft.prompts.encode import PromptEncoder
 from recbole_soft.prompts.template import PromptTemplate
+from recbole_soft.resuming.checkpoints import Checkpoints
 
 logger = logging.getLogger("recbole_soft")
 TINY = "tiny"
@@ -101,8 +102,9 @@ def _embedded_model(config, dataset, template: PromptTemplate, store: ArtifactSt
     text = CatalogText(dataset.catalog.titles[1:], dataset.catalog.categories[1:], template)
 
     def make(folder: Path) -> dict:
+        saves = Checkpoints(folder / PARTS, config["checkpoint_seconds"], text.fingerprint(settings))
         with tqdm(total=settings.steps, desc="Embedded LLM", unit="step", disable=not config["show_progress"]) as bar:
-            return build_tiny(text, settings, folder, bar.update)
+            return build_tiny(text, settings, folder, bar.update, saves)
 
     folder, reused = store.obtain("tiny-llm", text.fingerprint(settings), make)
     logger.info("embedded LLM %s: %s", "reused" if reused else "made from the catalogue's text", folder)

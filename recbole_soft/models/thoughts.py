@@ -13,11 +13,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from recbole_soft.artifacts import content_key, disk_errors
+from recbole_soft.artifacts import content_key, disk_errors, write_text
 from recbole_soft.errors import DataError
 from recbole_soft.llm.frozen import FrozenModel
 from recbole_soft.models.example_pool import ExamplePool
 from recbole_soft.prompts.chain_of_thought import CONSIDERATIONS, VERSION, ThoughtRequest, thought_request
+from recbole_soft.resuming.locks import one_at_a_time
 
 Key = tuple[int, bool]
 WRITTEN_AT_ONCE = 64
@@ -73,14 +74,11 @@ def write_thoughts(model: FrozenModel, requests: dict[Key, ThoughtRequest], fold
     key = content_key(data=data, model=model.fingerprint, beams=beams, tokens=max_new_tokens, version=VERSION,
                       requests=[(*where, request.question) for where, request in requests.items()])
     path = folder / f"thoughts-{key}.jsonl"
-    with disk_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            done = read_thoughts(path, data)
-            path.write_bytes(path.read_bytes()[: path.read_bytes().rfind(b"\n") + 1])
-        else:
-            done = {}
-            path.write_text(json.dumps({"data": data, "model": model.fingerprint}) + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path), one_at_a_time(folder / f".{path.name}.lock"):
+        done = _whole_batches(path, data, len(requests)) if path.is_file() else {}
+        if not path.is_file():
+            write_text(path, json.dumps({"data": data, "model": model.fingerprint}) + "\n")
         todo = [where for where in requests if where not in done]
         for first in range(0, len(todo), WRITTEN_AT_ONCE):
             batch = todo[first: first + WRITTEN_AT_ONCE]
@@ -96,6 +94,19 @@ def write_thoughts(model: FrozenModel, requests: dict[Key, ThoughtRequest], fold
             if progress is not None:
                 progress(len(batch))
     return path
+
+
+def _whole_batches(path: Path, data: str, wanted: int) -> dict[Key, str]:
+    """Texts that an interrupted run left, but for those of its last batch if that is not whole.
+
+    What is written together decides, in rare cases, what is written: batches stay those of an uninterrupted run.
+    """
+    done = list(read_thoughts(path, data).items())
+    kept = wanted if len(done) == wanted else len(done) - len(done) % WRITTEN_AT_ONCE
+    lines = path.read_bytes().split(b"\n")
+    if lines[-1] or kept < len(done):
+        write_text(path, b"\n".join([*lines[: 1 + kept], b""]).decode())
+    return dict(done[:kept])
 
 
 def quality(text: str, completeness: float, relevance: float, consistency: float) -> float:

@@ -98,6 +98,18 @@ class Stage:
         if self.masked is not None:
             self.masked.end_step()
 
+    def state(self) -> dict[str, Any]:
+        """What the stage has gathered since `begin`, for a checkpoint between two optimiser steps; plain JSON.
+
+        What `begin` works out anew, and what settings decide, does not belong here.
+        """
+        return {} if self.masked is None else {"temperature": self.masked.temperature}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state` gave; called after `begin`, in the place of the epochs' `begin_epoch` up to then."""
+        if self.masked is not None:
+            self.masked.temperature = state["temperature"]
+
     def responses(self, rows: Sequence[int]) -> Responses:
         """Responses to score for training windows `rows`, by name; leave out what has no weight."""
         raise NotImplementedError

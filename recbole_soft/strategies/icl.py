@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from recbole_soft.artifacts import content_key
 from recbole_soft.config.schema import Setting
 from recbole_soft.demos.effect import ByEffect, Case, EffectSettings
 from recbole_soft.demos.pool import DemonstrationPool
 from recbole_soft.demos.select import Aggregated, Fixed, Nearest, OwnPast, Selector
 from recbole_soft.llm.branch_scores import branch_nll
 from recbole_soft.models.base import LLMRecommender
+from recbole_soft.models.unfinished import BATCHES_IN_A_PART
 from recbole_soft.strategies.base import Stage, StageContext, Strategy
 
 
@@ -92,11 +94,18 @@ class FrozenLosses:
             [case.history for case in distinct],
             [[(shown.history, shown.answer) for shown in case.shown] for case in distinct])
         answers = model.encoder.responses([case.answer for case in distinct])
+        size, fast = model.options["micro_batch_size"], model.options["fast_path"]
+        order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
         with model.weights.base() as base, self._context.progress("Effect of demonstrations", len(prompts)) as advance:
-            nll = branch_nll(base, prompts, [[answer] for answer in answers], progress=advance,
-                             batch_size=model.options["micro_batch_size"], fast=model.options["fast_path"])
-        loss_of = {case: float(of_case[0]) / len(answer)
-                   for case, of_case, answer in zip(distinct, nll, answers, strict=True)}
+            def score(some: Sequence[int]) -> list[float]:
+                return [float(nll[0]) for nll in branch_nll(
+                    base, [prompts[number] for number in some], [[answers[number]] for number in some],
+                    progress=advance, batch_size=size, fast=fast)]
+
+            nll = model.parts.gather("effects", lambda: content_key(
+                base=model.base_fingerprint, prompts=prompts, answers=answers, size=size, fast=fast),
+                order, BATCHES_IN_A_PART * size, score, advance)
+        loss_of = {distinct[number]: value / len(answers[number]) for number, value in zip(order, nll, strict=True)}
         return [loss_of[case] for case in cases]
 
 

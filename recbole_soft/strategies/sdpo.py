@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,33 +66,35 @@ class ReferenceScores:
             precision=[config["dtype"], config["quantization"], config["device"].type], fast=config["fast_path"])
 
         def make(folder: Path) -> None:
-            save_file({"nll": self._score(missing)}, folder / REFERENCE_FILE)
+            save_file({"nll": self._score(missing, key)}, folder / REFERENCE_FILE)
 
         folder, _ = context.store.obtain("reference", key, make)
         return load_file(folder / REFERENCE_FILE)["nll"].tolist()
 
     @torch.no_grad()
-    def _score(self, missing: list[list[int]]) -> Tensor:
-        """[number of missing titles] computed with the SFT weights and without dropout."""
+    def _score(self, missing: list[list[int]], key: str) -> Tensor:
+        """[number of missing titles] computed with the SFT weights and without dropout; `key` names unfinished parts."""
         context, model = self._context, self._context.model
         prompts, size = context.windows.prompts, context.config["micro_batch_size"]
         windows = sorted((window for window, row in enumerate(missing) if row), key=lambda window: len(prompts[window]))
-        scores: dict[int, list[float]] = {}
+
+        def score_batch(batch: Sequence[int]) -> list[list[float]]:
+            width = max(len(missing[window]) for window in batch)
+            # A window that lacks fewer titles than others gets empty responses, which cost and score nothing.
+            texts = [[self._responses[title] for title in missing[window]] + [[]] * (width - len(missing[window]))
+                     for window in batch]
+            found = model.score([prompts[window] for window in batch],
+                                {str(place): [row[place] for row in texts] for place in range(width)})
+            table = torch.stack([score.nll for score in found.values()], dim=1).tolist()
+            advance(len(batch))
+            return [row[:len(missing[window])] for window, row in zip(batch, table, strict=True)]
+
         was_training = model.training
         model.eval()
         with context.switched_to("sft"), context.progress("Reference log-probabilities", len(windows)) as advance:
-            for first in range(0, len(windows), size):
-                batch = windows[first: first + size]
-                width = max(len(missing[window]) for window in batch)
-                # A window that lacks fewer titles than others gets empty responses, which cost and score nothing.
-                texts = [[self._responses[title] for title in missing[window]] + [[]] * (width - len(missing[window]))
-                         for window in batch]
-                found = model.score([prompts[window] for window in batch],
-                                    {str(place): [row[place] for row in texts] for place in range(width)})
-                table = torch.stack([score.nll for score in found.values()], dim=1).tolist()
-                scores |= {window: row[:len(missing[window])] for window, row in zip(batch, table, strict=True)}
-                advance(len(batch))
+            rows = model.parts.gather("reference", lambda: f"{key}-{size}", windows, size, score_batch, advance)
         model.train(was_training)
+        scores = dict(zip(windows, rows, strict=True))
         return torch.tensor([value for window in sorted(scores) for value in scores[window]])
 
 
@@ -128,7 +131,17 @@ class PreferenceStage(Stage):
                                epoch, windows.window_ids)
         self._titles = np.concatenate([self._chosen_titles[:, None], drawn], axis=1)
         self._reference_nll = self._reference.lookup(self._titles)
+        self._epochs_begun = epoch + 1
         return {}
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"epochs_begun": self._epochs_begun}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Begins the epochs once more: which titles were scored before decides which are scored together later."""
+        super().restore(state)
+        for epoch in range(state["epochs_begun"]):
+            self.begin_epoch(epoch, self.epochs)
 
     def responses(self, rows: Sequence[int]) -> Responses:
         """The true responses exactly as under SFT, and the negatives in the same form."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,6 +70,13 @@ class SelfOptimisedStage(Stage):
         self.tau = self.schedule.weight(EpochSignal(epoch, epochs, distance, self._first_distance))
         figures = {"tau": self.tau} | ({} if distance is None else {"distance": distance})
         return figures | super().begin_epoch(epoch, epochs)
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"tau": self.tau, "first_distance": self._first_distance}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self.tau, self._first_distance = state["tau"], state["first_distance"]
 
     def responses(self, rows: Sequence[int]) -> Responses:
         kinds = {"sft": self.context.windows.targets, "sdft": self._distilled}

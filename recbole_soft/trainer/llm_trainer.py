@@ -19,11 +19,13 @@ import torch
 from recbole.trainer import Trainer
 from tqdm import tqdm
 
+from recbole_soft.llm.adapters import State
 from recbole_soft.models.base import LLMRecommender, WindowTexts
 from recbole_soft.registry import split_name
 from recbole_soft.strategies.base import Stage, StageContext
 from recbole_soft.trainer.batches import epoch_batches, micro_batches
 from recbole_soft.trainer.rank_metrics import direct_ranks, places_of
+from recbole_soft.trainer.stage_saves import EpochProgress, StageSaves
 from recbole_soft.trainer.stage_weights import StageWeights
 
 logger = logging.getLogger("recbole_soft")
@@ -37,6 +39,9 @@ class LLMTrainer(Trainer):
         curves: one dictionary per epoch: stage, losses by part, what the stage logged, validation, speed.
         notes: what stages add to the run's record.
         stage_reports: per stage, where its weights are, best epoch, seconds, whether they were reused.
+        best_state: the best weights so far of the stage that is trained.
+        schedule: of its learning rate.
+        saves: what is kept for the case that the process is killed.
     """
 
     def __init__(self, config, model: LLMRecommender):
@@ -48,8 +53,13 @@ class LLMTrainer(Trainer):
         self.notes: dict[str, Any] = {}
         self.stage_reports: dict[str, dict[str, Any]] = {}
         self.stopping_step = config["patience"] - 1  # RecBole stops one epoch after its own count
+        self.best_state: State | None = None
+        self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+        self.saves = StageSaves(self, Path(config["run_folder"]) if config["run_folder"] else None,
+                                config["checkpoint_seconds"], config["settings_key"] or "")
         self._stage: Stage | None = None
         self._windows: WindowTexts | None = None
+        self._resumed: EpochProgress | None = None
 
     @property
     def run_folder(self) -> Path:
@@ -65,31 +75,40 @@ class LLMTrainer(Trainer):
         self._windows = self.model.texts_of(train_data.dataset)
         self._show_progress = show_progress
         for stage in self.stages:
-            started = time.perf_counter()
             key = self.stage_weights.key(stage, self._windows, valid_data)
-            reused = self.stage_weights.restore(stage, key)
-            if reused is None:
-                self._fit_stage(stage, train_data, valid_data, callback_fn)
-                self.stage_weights.keep(stage, key, self._summary(stage))
-            else:
-                self.curves += reused["curves"]
-                self.best_valid_score, self.best_valid_result = reused["valid_score"], reused["valid_result"]
+            report = self.saves.restore_finished(stage, key)
+            if report is None:
+                report = self._obtain_stage(stage, key, train_data, valid_data, callback_fn)
+                self.saves.note_finished(stage, key, report)
             self._use(stage)
-            folder = self.run_folder / stage.name if stage.trains or stage.starts_from else None
-            if folder is not None:  # else the weights are the base model's
-                self.model.weights.save(stage.name, folder)
-            self.stage_reports[stage.name] = {
-                "label": stage.label, "folder": folder and str(folder), "reused": reused is not None, "key": key,
-                "seconds": time.perf_counter() - started, "valid_score": float(self.best_valid_score),
-                "valid_result": dict(self.best_valid_result or {}),
-            }
+            self.stage_reports[stage.name] = report
         return self.best_valid_score, self.best_valid_result
 
-    def _fit_stage(self, stage: Stage, train_data, valid_data, callback_fn) -> None:
+    def _obtain_stage(self, stage: Stage, key: str, train_data, valid_data, callback_fn) -> dict[str, Any]:
+        """Trains a stage or finds its weights, and leaves them in the run folder; returns its report."""
+        started = time.perf_counter()
+        reused = self.stage_weights.restore(stage, key)
+        if reused is None:
+            self._fit_stage(stage, key, train_data, valid_data, callback_fn)
+            self.stage_weights.keep(stage, key, self._summary(stage))
+        else:
+            self.curves += reused["curves"]
+            self.best_valid_score, self.best_valid_result = reused["valid_score"], reused["valid_result"]
+        self._use(stage)
+        folder = self.run_folder / stage.name if stage.trains or stage.starts_from else None
+        if folder is not None:  # else the weights are the base model's
+            self.model.weights.save(stage.name, folder)
+        return {
+            "label": stage.label, "folder": folder and str(folder), "reused": reused is not None, "key": key,
+            "seconds": time.perf_counter() - started, "valid_score": float(self.best_valid_score),
+            "valid_result": dict(self.best_valid_result or {}),
+        }
+
+    def _fit_stage(self, stage: Stage, key: str, train_data, valid_data, callback_fn) -> None:
         self._stage = stage
         self.start_epoch = self.cur_step = 0
         self.best_valid_score, self.best_valid_result = -np.inf, None
-        self._best_state = None
+        self.best_state = None
         self.epochs = self.config["epochs"] if stage.epochs is None else stage.epochs
         self.learning_rate = self.config["learning_rate"] if stage.learning_rate is None else stage.learning_rate
         self.eval_step = min(self.config["eval_step"], self.epochs)
@@ -104,10 +123,11 @@ class LLMTrainer(Trainer):
             return
         self.optimizer = self._build_optimizer()
         torch.manual_seed(self.config["seed"])
+        self._resumed = self.saves.begin(stage, key)
         # The best epoch is always kept: `saved` is about RecBole's own checkpoint file, which we never write.
         super().fit(train_data, valid_data, verbose=False, saved=True, show_progress=False, callback_fn=callback_fn)
-        if self._best_state is not None:
-            self.model.weights.load_state(stage.name, self._best_state)
+        if self.best_state is not None:
+            self.model.weights.load_state(stage.name, self.best_state)
 
     def _context(self, stage: Stage) -> StageContext:
         return StageContext(
@@ -136,30 +156,37 @@ class LLMTrainer(Trainer):
         parameters = self.model.weights.parameters() or [torch.nn.Parameter(torch.zeros(()))]
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
         warmup = self.config["warmup_steps"]
-        self._warmup = torch.optim.lr_scheduler.LambdaLR(
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0)
         return optimizer
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         """One epoch of the current stage; returns the mean loss."""
         stage, windows = self._stage, self._windows
-        row = {"stage": stage.name, "epoch": epoch_idx} | stage.begin_epoch(epoch_idx, self.epochs)
+        done, self._resumed = self._resumed, None
+        if done is None:
+            row = {"stage": stage.name, "epoch": epoch_idx} | stage.begin_epoch(epoch_idx, self.epochs)
+            done = EpochProgress(epoch_idx, row)
         self.model.train()
-        started, tokens, sums = time.perf_counter(), 0, {}
+        started = time.perf_counter() - done.seconds
         batches = epoch_batches(len(windows), self.config["train_batch_size"], self.config["seed"], epoch_idx)
         with self._progress(f"{stage.label} epoch {epoch_idx + 1}/{self.epochs}", len(windows)) as advance:
-            for number, batch in enumerate(batches, start=epoch_idx * len(batches)):
+            advance(sum(map(len, batches[: done.batches])))
+            for batch in batches[done.batches:]:
+                self.saves.save_if_due(stage, done)
+                number = epoch_idx * len(batches) + done.batches
                 # A stage that continues another's weights is past any warm-up of the prompts.
                 progress = 1.0 if stage.starts_from else number / (self.epochs * len(batches))
                 prompts = self.model.prompts_in_training([windows.prompts[row] for row in batch], progress, number)
                 parts, batch_tokens = self._step(stage, dict(zip(batch, prompts, strict=True)), advance)
-                tokens += batch_tokens
+                done.batches, done.tokens = done.batches + 1, done.tokens + batch_tokens
                 for name, value in parts.items():
-                    sums[name] = sums.get(name, 0.0) + value * len(batch)
+                    done.sums[name] = done.sums.get(name, 0.0) + value * len(batch)
+                done.seconds = time.perf_counter() - started
+        self.saves.save_if_due(stage, done)
         self.model.forget_answers()
-        seconds = time.perf_counter() - started
-        row |= {name: value / len(windows) for name, value in sums.items()}
-        row |= {"train_seconds": seconds, "tokens_per_second": tokens / seconds}
+        row = done.row | {name: value / len(windows) for name, value in done.sums.items()}
+        row |= {"train_seconds": done.seconds, "tokens_per_second": done.tokens / done.seconds}
         self.curves.append(row)
         self._log_scalars(row)
         return row["loss_total"]
@@ -190,7 +217,7 @@ class LLMTrainer(Trainer):
         if self.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.model.weights.parameters(), **self.clip_grad_norm)
         self.optimizer.step()
-        self._warmup.step()
+        self.schedule.step()
         stage.end_step()
         return {name: float(value) for name, value in sums.items()}, sum(lengths.values())
 
@@ -207,8 +234,7 @@ class LLMTrainer(Trainer):
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Keeps the best weights of the stage; the base model is never written."""
-        self._best_state = self.model.weights.state(self._stage.name)
-        self._best_epoch = epoch
+        self.best_state = self.model.weights.state(self._stage.name)
         self.model.weights.save(self._stage.name, self.run_folder / self._stage.name)
 
     @torch.no_grad()

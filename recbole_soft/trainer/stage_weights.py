@@ -71,7 +71,7 @@ class StageWeights:
 
     def keep(self, stage: Stage, key: str, summary: dict[str, Any]) -> None:
         """Keeps the stage's weights for later runs."""
-        if not stage.is_reusable:
+        if not stage.is_reusable or self._model.store.find(f"stage-{stage.name}", key):
             return
         with self._model.store.writing(f"stage-{stage.name}", key) as folder:
             self._model.weights.save(stage.name, folder)
