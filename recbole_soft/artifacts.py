@@ -134,12 +134,13 @@ class ArtifactStore:
 
     def obtain(self, kind: str, key: str, make: Callable[[Path], dict[str, Any] | None]) -> tuple[Path, bool]:
         """The folder of a result, made by `make(folder)` when it is not there; second: whether it was."""
+        lock = self.root / f".{kind}-{key}.lock"
         found = self.find(kind, key)
-        if found is not None:
+        if found is not None and not lock.exists():
             return found, True
         make_folder(self.root, "artifacts_dir")
-        with one_at_a_time(self.root / f".{kind}-{key}.lock", partial(_log_waiting, self.root, kind)):
-            found = self.find(kind, key)  # by the process that was waited for
+        with one_at_a_time(lock, partial(_log_waiting, self.root, kind)):
+            found = self.find(kind, key)  # perhaps made by the process that was waited for
             if found is not None:
                 return found, True
             about: dict[str, Any] = {}

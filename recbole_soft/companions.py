@@ -13,6 +13,7 @@ from pathlib import Path
 from recbole_soft.artifacts import make_folder, read_json
 from recbole_soft.errors import ModelError
 from recbole_soft.resuming.locks import one_at_a_time
+from recbole_soft.run_folders import tidy
 
 logger = logging.getLogger("recbole_soft")
 
@@ -51,6 +52,7 @@ def companion_folder(config, setting: str, splits, root: Path, train: Callable[[
             if _mistake(folder, splits) is not None:
                 logger.info("%s: %s is trained first, in %s", setting, name, make_folder(folder))
                 train(name, shared, False)
+            tidy(folder)
     if mistake := _mistake(folder, splits):
         raise ModelError(f"the traditional model cannot be used: {mistake}", where=f"{setting}={folder}",
                          remedy="train it on the same data with the same settings of the protocol")

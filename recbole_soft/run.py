@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, file_hash, make_folder, read_json, write_text
+from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, file_hash, make_folder, write_text
 from recbole_soft.companions import companion_folder
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.errors import DataError
@@ -27,8 +27,8 @@ from recbole_soft.reporting.record import (
     write_rows,
 )
 from recbole_soft.reporting.table import result_table
+from recbole_soft.run_folders import alone_in, finished_record, kept_while_unfinished, run_folder
 from recbole_soft.run_log import log_to, tensorboard_in
-from recbole_soft.unfinished import alone_in, kept_while_unfinished, run_folder
 
 logger = logging.getLogger("recbole_soft")
 REPORTED_CUTOFFS = (1, 5, 10, 20, 50)
@@ -88,8 +88,11 @@ def _run(config, folder: Path, saved: bool, is_new: bool) -> dict[str, Any]:
     clock.lap("data")
     logger.info("%s: %s", config["dataset"], ", ".join(f"{name.replace('_', ' ')} {count:,}"
                                                        for name, count in data.counts.items()))
-    if config["resume"] and is_new and (record := _finished(config, folder, data, splits)):
-        return _returned(record, folder / RECORD_FILE)
+    if config["resume"] and is_new:
+        finished = finished_record(folder, config["settings_key"], plain(_about_data(data, splits)))
+        if finished is not None:
+            logger.info("this run is finished already; its record is shown. Without --resume it would start anew")
+            return _returned(finished, folder / RECORD_FILE)
     runner = _run_llm if is_llm_name(config["model"]) else _run_traditional
     outcome = runner(config, splits, folder, saved, clock)
     record = plain(_record(config, data, splits, outcome, clock))
@@ -109,19 +112,6 @@ def _returned(record: dict[str, Any], path: Path) -> dict[str, Any]:
         "best_valid_result": record["best_valid_result"], "test_result": record["recbole_test_result"],
         "record": record, "record_path": str(path), "table": table,
     }
-
-
-def _finished(config, folder: Path, data, splits) -> dict[str, Any] | None:
-    """The record of this very run, if it has ended well before."""
-    try:
-        record = read_json(folder / RECORD_FILE)
-        is_same = (record["config"]["settings_key"], record["data"]) == (
-            config["settings_key"], plain(_about_data(data, splits)))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if is_same:
-        logger.info("this run is finished already; its record is shown. Without --resume it would start anew")
-    return record if is_same else None
 
 
 def _fit_cutoffs(config, item_num: int) -> None:
@@ -244,7 +234,8 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
     clock.lap("test")
     with disk_errors(folder):
         save_file(learned_state(model), folder / "model.safetensors")
-    curves = [{"stage": "train", "epoch": epoch, "loss_total": loss, f"valid_{metric}": training.valid_scores.get(epoch)}
+    scores = training.valid_scores
+    curves = [{"stage": "train", "epoch": epoch, "loss_total": loss, f"valid_{metric}": scores.get(epoch)}
               for epoch, loss in trainer.train_loss_dict.items()]
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,

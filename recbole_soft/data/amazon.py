@@ -24,6 +24,7 @@ from recbole_soft.data.raw_files import RawFile
 from recbole_soft.data.raw_metadata import Metadata, read_metadata
 from recbole_soft.data.raw_ratings import Ratings, read_ratings
 from recbole_soft.errors import DataError, SettingError
+from recbole_soft.resuming.locks import only_process_in
 
 ROWS_PER_WRITE = 200_000
 UNKNOWN_SHARE_TO_WARN = 0.05
@@ -124,7 +125,7 @@ def _output_folder(out_dir: Path, name: str) -> Path:
                         remedy="choose another --name or --out, or move the old files away")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _replacing(folder / f"{name}.manifest.json", keep=False):
+        with _replacing(folder / f"{name}.probe", keep=False):
             pass
     except OSError as error:
         raise DataError(f"the output folder cannot be written: {error.strerror}", where=str(folder),
@@ -172,6 +173,7 @@ def _write(folder: Path, name: str, table: Ratings, items: Metadata, manifest: M
     try:
         # The interactions come last: where NAME.inter stands, the data set is complete.
         with (
+            only_process_in(folder, "give another folder with --out"),
             _replacing(folder / f"{name}.inter") as inter_file,
             _replacing(folder / f"{name}.manifest.json") as manifest_file,
             _replacing(folder / f"{name}.item") as item_file,
@@ -219,7 +221,7 @@ def _as_text(ratings: np.ndarray) -> list[str]:
 @contextmanager
 def _replacing(path: Path, keep: bool = True) -> Iterator[TextIO]:
     """A text file that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process left is written over
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             yield file

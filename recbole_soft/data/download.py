@@ -19,8 +19,10 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from recbole_soft.errors import DataError
+from recbole_soft.resuming.locks import one_at_a_time
 
 CHUNK_BYTES = 1 << 20
+_SCRATCH = ".download-"
 TIMEOUT_SECONDS = 30
 ATOMIC_SUFFIXES = (".inter", ".item", ".user", ".kg", ".link", ".net")
 CONNECTION_ERRORS = (
@@ -37,20 +39,29 @@ def download_atomic_files(url: str, target: Path, name: str) -> Path:
     created = [folder for folder in (target, *target.parents) if not folder.exists()]
     try:
         target.mkdir(parents=True, exist_ok=True)
-        # Inside the target, so that the last step is a rename within one file system.
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=target) as scratch:
-            archive = Path(scratch) / "archive.zip"
-            _fetch(url, archive, name)
-            files = _unzip(archive, Path(scratch), name)
-            # The interactions last: where NAME.inter stands, the data set is complete.
-            for file in sorted(files, key=lambda path: path.suffix == ".inter"):
-                os.replace(file, target / file.name)
+        with one_at_a_time(target / ".download.lock"):
+            if (target / f"{name}.inter").is_file():  # by a process that was waited for
+                return target
+            _download(url, target, name)
     except OSError as error:
         raise DataError(f"{target} cannot be written ({error.strerror or error})", where=str(target),
                         remedy="free some disk space or give another --data_path") from error
     finally:
         _remove_if_empty(created)
     return target
+
+
+def _download(url: str, target: Path, name: str) -> None:
+    for left in target.glob(f"{_SCRATCH}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    # Inside the target, so that the last step is a rename within one file system.
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=target) as scratch:
+        archive = Path(scratch) / "archive.zip"
+        _fetch(url, archive, name)
+        files = _unzip(archive, Path(scratch), name)
+        # The interactions last: where NAME.inter stands, the data set is complete.
+        for file in sorted(files, key=lambda path: path.suffix == ".inter"):
+            os.replace(file, target / file.name)
 
 
 def _fetch(url: str, archive: Path, name: str) -> None:

@@ -14,6 +14,7 @@ from recbole_soft.errors import SettingError, nearest
 
 REQUIRED = ("ratings", "metadata", "name")
 OPTIONAL = {"out": "dataset", "k_core": ""}
+RESUME = ("--resume", "--resume=True")
 EXAMPLE = (
     "python run_recbole_soft.py prepare "
     "--ratings=Video_Games.csv.gz --metadata=meta_Video_Games.jsonl.gz --name=game"
@@ -56,6 +57,8 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> dict[str, str]:
     options = dict(OPTIONAL)
     for argument in argv:
+        if argument in RESUME:  # a preparation is written as a whole, at its end: it starts anew, with the same result
+            continue
         key, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not equals:
             raise SettingError(f"'{argument}' is not of the form --key=value", where="prepare",

@@ -31,8 +31,8 @@ from recbole_soft.llm.score import ResponseScores, score_responses
 from recbole_soft.llm.title_vectors import TitleVectors
 from recbole_soft.llm.trie import TokenTrie
 from recbole_soft.losses import mean_token_nll
+from recbole_soft.models.answer_parts import BATCHES_IN_A_PART, key_of_answers, unfinished_parts
 from recbole_soft.models.setup import artifact_store, open_backbone
-from recbole_soft.models.unfinished import BATCHES_IN_A_PART, key_of_answers, unfinished_parts
 from recbole_soft.resuming.parts import Parts
 
 logger = logging.getLogger("recbole_soft")

@@ -134,8 +134,11 @@ def _train(config: SoftConfig, dataset, saves: Checkpoints) -> tuple[Tensor, dic
         init_seed(config["seed"], config["reproducibility"])
         model = get_model(RECOMMENDER)(config, train.dataset).to(config["device"])
         trainer = get_trainer(config["MODEL_TYPE"], RECOMMENDER)(config, model)
-        _, best_result = ResumableTraining(trainer, saves).fit(train, valid, after_epoch=lambda epoch, score: logger.info(
-            "%s epoch %d: %s %.4f", RECOMMENDER, epoch + 1, config["valid_metric"], score))
+
+        def after_epoch(epoch: int, score: float) -> None:
+            logger.info("%s epoch %d: %s %.4f", RECOMMENDER, epoch + 1, config["valid_metric"], score)
+
+        _, best_result = ResumableTraining(trainer, saves).fit(train, valid, after_epoch=after_epoch)
     result = {name: float(value) for name, value in (best_result or {}).items()}
     return _item_table(model, data.item_num), {
         "model": RECOMMENDER, "epochs": len(trainer.train_loss_dict), "valid_result": result}

@@ -24,8 +24,8 @@ from recbole_soft.artifacts import content_key
 from recbole_soft.config.schema import Setting
 from recbole_soft.errors import ModelError, SettingError
 from recbole_soft.llm.branch_scores import branch_nll
+from recbole_soft.models.answer_parts import BATCHES_IN_A_PART, fingerprint_of_weights
 from recbole_soft.models.base import LLMRecommender
-from recbole_soft.models.unfinished import BATCHES_IN_A_PART, fingerprint_of_weights
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ class Rerank(LLMRecommender):
         size = self.options["micro_batch_size"]
 
         def score(some: Sequence[tuple]) -> list[list[float]]:
-            found = branch_nll(self.weights.model, [list(prompt) for prompt, _ in some], [branches[key] for key in some],
-                               progress=progress, batch_size=size, fast=self.options["fast_path"])
+            prompts = [list(prompt) for prompt, _ in some]
+            found = branch_nll(self.weights.model, prompts, [branches[key] for key in some], progress=progress,
+                               batch_size=size, fast=self.options["fast_path"])
             return [nll.tolist() for nll in found]
 
         nlls = self.parts.gather("likelihoods", lambda: content_key(

@@ -62,7 +62,7 @@ class Checkpoints:
         return self._folder is not None and self._pace.is_due()
 
     def write(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Saves, and removes all but the last two.
+        """Saves, and removes all but the last two. A disk that is full or fails costs a warning, not the work.
 
         Args:
             state: anything that JSON holds.
@@ -70,25 +70,32 @@ class Checkpoints:
 
         Raises:
             TypeError: `state` holds something that JSON does not.
-            OSError: the disk is full or fails; names the folder.
         """
-        with self._pace.writing(), disk_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            numbers = self._numbers()
-            unfinished = self._folder / ".unfinished"
+        unfinished = self._folder / ".unfinished"
+        try:
+            with self._pace.writing(), disk_errors(self._folder):
+                self._write(unfinished, state, tensors)
+        except OSError as error:
+            logger.warning("unfinished work cannot be saved (%s: %s); it goes on all the same", error.strerror,
+                           error.filename)
             shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished / TENSORS_FILE)
-            content = {"format": FORMAT, "identity": self._identity, "tensors": file_hash(unfinished / TENSORS_FILE),
-                       "state": state}
-            text = json.dumps(content)
-            (unfinished / STATE_FILE).write_text(f"{_checksum(text)}\n{text}\n", encoding="utf-8")
-            for path in (unfinished / TENSORS_FILE, unfinished / STATE_FILE, unfinished):
-                _flush(path)
-            os.replace(unfinished, self._path(1 + max(numbers, default=0)))
-            _flush(self._folder)
-            for number in sorted(numbers)[: len(numbers) + 1 - _KEPT]:
-                shutil.rmtree(self._path(number))
+
+    def _write(self, unfinished: Path, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        numbers = self._numbers()
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished / TENSORS_FILE)
+        content = {"format": FORMAT, "identity": self._identity, "tensors": file_hash(unfinished / TENSORS_FILE),
+                   "state": state}
+        text = json.dumps(content)
+        (unfinished / STATE_FILE).write_text(f"{_checksum(text)}\n{text}\n", encoding="utf-8")
+        for path in (unfinished / TENSORS_FILE, unfinished / STATE_FILE, unfinished):
+            _flush(path)
+        os.replace(unfinished, self._path(1 + max(numbers, default=0)))
+        _flush(self._folder)
+        for number in sorted(numbers)[: len(numbers) + 1 - _KEPT]:
+            shutil.rmtree(self._path(number))
 
     def latest(self) -> Checkpoint | None:
         """The last checkpoint of this work that is whole; None if there is none."""

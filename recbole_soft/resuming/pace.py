@@ -30,6 +30,8 @@ class Pace:
     def writing(self) -> Iterator[None]:
         """Around a write: measures what it takes."""
         started = time.monotonic()
-        yield
-        self._last = time.monotonic()
-        self._cost = self._last - started
+        try:
+            yield
+        finally:
+            self._last = time.monotonic()
+            self._cost = self._last - started

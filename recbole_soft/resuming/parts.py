@@ -15,7 +15,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recbole_soft.artifacts import disk_errors
 from recbole_soft.resuming.pace import Pace
 
 logger = logging.getLogger("recbole_soft")
@@ -60,10 +59,9 @@ class Parts:
             unwritten.append(compute(part))
             if self._folder is not None and pace.is_due():
                 path = path or self._folder / f"{kind}-{key()}.jsonl"
-                with pace.writing(), disk_errors(path):
-                    _append(path, len(found), unwritten)
-                found += unwritten
-                unwritten = []
+                with pace.writing():
+                    if _append(path, len(found), unwritten):
+                        found, unwritten = [*found, *unwritten], []
         return [result for part in (*found, *unwritten) for result in part]
 
 
@@ -92,14 +90,23 @@ def _results(line: bytes, number: int) -> list[Any] | None:
     return content["results"] if content["part"] == number else None
 
 
-def _append(path: Path, first: int, parts: Sequence[list[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _append(path: Path, first: int, parts: Sequence[list[Any]]) -> bool:
+    """Adds parts to a file; whether it worked. A disk that is full or fails costs a warning, not the work."""
     texts = [json.dumps({"part": number, "results": results}).encode() + b"\n"
              for number, results in enumerate(parts, first)]
-    with open(path, "ab") as file:
-        file.write(b"".join(_checksum(text) + b" " + text for text in texts))
-        file.flush()
-        os.fsync(file.fileno())
+    length = path.stat().st_size if path.is_file() else 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            file.write(b"".join(_checksum(text) + b" " + text for text in texts))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        logger.warning("unfinished work cannot be saved (%s: %s); it goes on all the same", error.strerror, path)
+        if path.is_file():
+            os.truncate(path, length)
+        return False
+    return True
 
 
 def _checksum(text: bytes) -> bytes:

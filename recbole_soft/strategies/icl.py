@@ -17,8 +17,8 @@ from recbole_soft.demos.effect import ByEffect, Case, EffectSettings
 from recbole_soft.demos.pool import DemonstrationPool
 from recbole_soft.demos.select import Aggregated, Fixed, Nearest, OwnPast, Selector
 from recbole_soft.llm.branch_scores import branch_nll
+from recbole_soft.models.answer_parts import BATCHES_IN_A_PART
 from recbole_soft.models.base import LLMRecommender
-from recbole_soft.models.unfinished import BATCHES_IN_A_PART
 from recbole_soft.strategies.base import Stage, StageContext, Strategy
 
 

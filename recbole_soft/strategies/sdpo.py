@@ -73,7 +73,7 @@ class ReferenceScores:
 
     @torch.no_grad()
     def _score(self, missing: list[list[int]], key: str) -> Tensor:
-        """[number of missing titles] computed with the SFT weights and without dropout; `key` names unfinished parts."""
+        """[number of missing titles] computed with the SFT weights, without dropout; `key` names unfinished parts."""
         context, model = self._context, self._context.model
         prompts, size = context.windows.prompts, context.config["micro_batch_size"]
         windows = sorted((window for window, row in enumerate(missing) if row), key=lambda window: len(prompts[window]))

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first; a module may import from its own layer (unless it is a set of siblings) and from lower ones.
 LAYERS: list[set[str]] = [
-    {"errors", "compat", "artifacts"},
+    {"errors", "compat", "artifacts", "resuming"},
     {"registry", "config"},
     {"data"},
     {"prompts"},
@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"strategies"},
     {"trainer"},
     {"evaluation", "reporting"},
-    {"plugin", "run_log", "companions"},
+    {"plugin", "run_log", "run_folders", "companions"},
     {"run"},
     {"cli", "cli_help", "export_teacher"},
 ]

@@ -1,4 +1,4 @@
-"""Runs that were interrupted: found, asked about, gone on with or put away; one run at a time in a folder.
+"""Run folders: their names, one run at a time in each, and what an interrupted run left there.
 
 What an interrupted run left lies in `unfinished/` of its run folder and vanishes when the run has ended well. It is
 used on request alone (`resume`), and only if the run has the very same settings. Knows nothing of what is in it.
@@ -20,6 +20,7 @@ from typing import Any
 
 from recbole_soft.artifacts import UNFINISHED, content_key, read_json, write_json
 from recbole_soft.errors import SettingError
+from recbole_soft.reporting.record import RECORD_FILE
 from recbole_soft.resuming.locks import only_process_in
 
 logger = logging.getLogger("recbole_soft")
@@ -60,6 +61,13 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
+def tidy(folder: Path) -> None:
+    """Removes what a finished run that was killed in its very last moment left in its folder."""
+    if any(path.name.startswith(".") or path.name == UNFINISHED for path in folder.iterdir()):
+        with alone_in(folder):
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
 @contextmanager
 def kept_while_unfinished(config, folder: Path) -> Iterator[bool]:
     """Decides whether the run goes on from an interrupted one, and keeps what it needs until the block ends well.
@@ -91,6 +99,16 @@ def kept_while_unfinished(config, folder: Path) -> Iterator[bool]:
     away = folder / f".{UNFINISHED}.{secrets.token_hex(6)}"
     os.replace(unfinished, away)
     shutil.rmtree(away, ignore_errors=True)
+
+
+def finished_record(folder: Path, settings_key: str, about_data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of a run of the same settings and data that ended well in this folder; None if there is none."""
+    try:
+        record = read_json(folder / RECORD_FILE)
+        is_same = (record["config"]["settings_key"], record["data"]) == (settings_key, about_data)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if is_same else None
 
 
 def _begun(unfinished: Path) -> dict[str, Any] | None:
