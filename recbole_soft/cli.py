@@ -19,8 +19,10 @@ from recbole_soft import cli_help
 from recbole_soft.config.sources import split_config_files, user_settings
 from recbole_soft.config.validate import validate
 from recbole_soft.errors import EXIT_CODE, SettingError, UserError
+from recbole_soft.parallel.group import speaks
+from recbole_soft.parallel.launch import launch
 
-INTERRUPTED = 130
+INTERRUPTED, FAILED = 130, 1
 SUBCOMMANDS = {"prepare": "recbole_soft.data.prepare_cli", "plot": "recbole_soft.reporting.plot_cli",
                "export-teacher": "recbole_soft.export_teacher"}
 EXAMPLE = "python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program's name; None takes those of the process.
 
     Returns:
-        Exit code: 0 done, 2 a mistake the user can mend, 130 interrupted.
+        Exit code: 0 done, 2 a mistake the user can mend, 130 interrupted, 1 a bug that another process has told of.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -54,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted by the keyboard\n" + _KEPT + "\n")
+        if speaks():
+            sys.stderr.write("\ninterrupted by the keyboard\n" + _KEPT + "\n")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (`| head`) has left. Python would complain once more when it exits.
@@ -62,13 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if error.errno not in _DISK_REMEDIES:
-            raise
+            return _bug()
         place = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror}{place}; {_DISK_REMEDIES[error.errno]}")
+    except Exception:
+        return _bug()
 
 
 def _dispatch(words: list[str]) -> int:
     if words and words[0] in SUBCOMMANDS:
+        if launch().world_size > 1:
+            raise SettingError(f"'{words[0]}' is the work of one process, and {launch().world_size} were started",
+                               "command line", f"python run_recbole_soft.py {words[0]} ...")
         return int(importlib.import_module(SUBCOMMANDS[words[0]]).main(words[1:]) or 0)
     if not words or "--help" in words or "-h" in words or words == ["help"]:
         sys.stdout.write(cli_help.help_text())
@@ -140,5 +148,13 @@ def _required(settings: dict[str, Any], key: str) -> str:
 
 def _fail(message: str) -> int:
     sys.stdout.flush()
-    sys.stderr.write(f"error: {message}\n")
+    if speaks():
+        sys.stderr.write(f"error: {message}\n")
     return EXIT_CODE
+
+
+def _bug() -> int:
+    """Lets an exception that is no mistake of the user pass with its traceback, from one process."""
+    if speaks():
+        raise
+    return FAILED

@@ -15,6 +15,8 @@ from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, file_ha
 from recbole_soft.companions import companion_folder
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.errors import DataError
+from recbole_soft.parallel.group import by_first, check_alike, from_first, gather, is_first, start, world_size
+from recbole_soft.parallel.launch import check_launch, launch
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.record import (
     RECORD_FILE,
@@ -61,16 +63,21 @@ def run_recbole_soft(
     from recbole_soft.config.soft_config import SoftConfig
 
     config = SoftConfig(model, dataset, config_file_list, config_dict, command_line)
-    folder = make_folder(run_folder(config))
-    with alone_in(folder), log_to(folder / "run.log", config["state"]):
+    check_launch(launch(), config["world_size"], config["model"], is_llm_name(config["model"]))
+    start()
+    folder = from_first(lambda: make_folder(run_folder(config)))
+    with by_first(alone_in(folder)), log_to(folder / "run.log", config["state"]):
         return _run_in(folder, config, saved)
 
 
 def _run_in(folder: Path, config, saved: bool) -> dict[str, Any]:
     """A run in its folder, from where an interrupted one ended if that is wanted."""
     config["run_folder"] = str(folder)
-    with kept_while_unfinished(config, folder) as goes_on, tensorboard_in(folder / "tensorboard"):
-        return _run(config, folder, saved, is_new=not goes_on)
+    with by_first(kept_while_unfinished(config, folder)) as goes_on, tensorboard_in(folder / "tensorboard"):
+        config["resume"], config["settings_key"] = from_first(lambda: (config["resume"], config["settings_key"]))
+        result = _run(config, folder, saved, is_new=not goes_on)
+        gather("done")  # nothing is tidied up before all have ended well
+        return result
 
 
 def _run(config, folder: Path, saved: bool, is_new: bool) -> dict[str, Any]:
@@ -81,15 +88,17 @@ def _run(config, folder: Path, saved: bool, is_new: bool) -> dict[str, Any]:
 
     clock = _Clock()
     init_seed(config["seed"], config["reproducibility"])
-    find_dataset(config["dataset"], str(Path(config["data_path"]).parent))
+    from_first(lambda: find_dataset(config["dataset"], str(Path(config["data_path"]).parent)))
     data = SoftDataset(config)
     _fit_cutoffs(config, data.item_num)
     splits = data_preparation(config, data)
+    check_alike("the data set, as split and sampled,", _about_data(data, splits))
     clock.lap("data")
     logger.info("%s: %s", config["dataset"], ", ".join(f"{name.replace('_', ' ')} {count:,}"
                                                        for name, count in data.counts.items()))
     if config["resume"] and is_new:
-        finished = finished_record(folder, config["settings_key"], plain(_about_data(data, splits)))
+        about_data = plain(_about_data(data, splits))
+        finished = from_first(lambda: finished_record(folder, config["settings_key"], about_data))
         if finished is not None:
             logger.info("this run is finished already; its record is shown. Without --resume it would start anew")
             return _returned(finished, folder / RECORD_FILE)
@@ -98,7 +107,8 @@ def _run(config, folder: Path, saved: bool, is_new: bool) -> dict[str, Any]:
     record = plain(_record(config, data, splits, outcome, clock))
     path = write_record(folder, record)
     write_rows(folder / "curves.csv", outcome["curves"])
-    write_text(folder / "table.txt", result_table(record) + "\n")
+    if is_first():
+        write_text(folder / "table.txt", result_table(record) + "\n")
     return _returned(record, path) | {name: outcome[name] for name in (
         "best_valid_score", "best_valid_result", "test_result")}
 
@@ -186,8 +196,8 @@ def _retriever(config, splits, root: Path):
     from recbole_soft.models.rerank import Retriever
     from recbole_soft.models.traditional import load_traditional
 
-    folder = companion_folder(config, "retriever", splits, root,
-                              lambda *arguments: _trained(config["dataset"], *arguments))
+    folder = from_first(lambda: companion_folder(
+        config, "retriever", splits, root, lambda *arguments: _trained(config["dataset"], *arguments)))
     model = load_traditional(folder, splits[0].dataset, "retriever")
     return Retriever(type(model).__name__, str(folder), file_hash(folder / "model.safetensors"),
                      model.full_sort_predict)
@@ -262,7 +272,7 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> 
     return {
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),
-        "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(),
+        "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(), "processes": world_size(),
         "data": _about_data(data, splits),
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
         "language_model": outcome["model"], "stages": outcome["stages"], "notes": outcome["notes"],

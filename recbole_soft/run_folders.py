@@ -27,7 +27,7 @@ logger = logging.getLogger("recbole_soft")
 BEGUN_FILE = "begun.json"
 # Decide no result: folders, messages, and how unfinished work is kept.
 NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path", "resume",
-               "checkpoint_seconds", "run_folder", "settings_key")
+               "checkpoint_seconds", "run_folder", "settings_key", "world_size")
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{12}\Z")
 
 

@@ -19,6 +19,7 @@ from recbole_soft.config.sources import user_settings
 from recbole_soft.config.validate import validate
 from recbole_soft.config.values import parsed
 from recbole_soft.errors import SettingError
+from recbole_soft.parallel.launch import launch, visible_gpus
 
 
 class SoftConfig(Config):
@@ -69,6 +70,14 @@ class SoftConfig(Config):
         self.external_config_dict = {key: value for key, value in self._typed_settings.items()
                                      if (key, value) != ("llm", None)}
 
+    def _init_device(self) -> None:
+        """RecBole's device, on the GPU of this process; the first process alone shows and keeps things."""
+        here, settings = launch(), self.final_config_dict
+        settings["gpu_id"] = here.gpu(_as_text(settings["gpu_id"]), visible_gpus())
+        if here.rank:
+            settings |= dict.fromkeys(("show_progress", "log_wandb", "save_dataset", "save_dataloaders"), False)
+        super()._init_device()
+
     def _set_default_parameters(self) -> None:
         with _refusals_as_user_errors():
             super()._set_default_parameters()
@@ -80,6 +89,11 @@ class SoftConfig(Config):
     def _set_eval_neg_sample_args(self, phase: str) -> None:
         with _refusals_as_user_errors():
             super()._set_eval_neg_sample_args(phase)
+
+
+def _as_text(gpu_id: Any) -> str:
+    """`gpu_id` as RecBole takes it: a number, several as text or as a tuple."""
+    return ",".join(map(str, gpu_id)) if isinstance(gpu_id, (tuple, list)) else str(gpu_id)
 
 
 @contextmanager

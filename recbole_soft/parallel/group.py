@@ -8,6 +8,7 @@ on how many there are. Knows nothing of what is shared.
 from __future__ import annotations
 
 import atexit
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
@@ -20,6 +21,7 @@ Value = TypeVar("Value")
 Item = TypeVar("Item")
 # The first process may be alone at work for long (training of a retriever); a dead one is noticed at once anyway.
 PATIENCE = timedelta(days=2)
+GRACE_SECONDS = 5
 
 
 class ProcessLostError(UserError):
@@ -172,13 +174,22 @@ def check_alike(what: str, value: Any) -> None:
 
 
 def speaks() -> bool:
-    """Whether this process is the one that tells of a failure: the first that asks. True in a run of one."""
+    """Whether this process is the one that tells of a failure: the first that asks. True in a run of one.
+
+    Before the processes have met, the first one tells; the others are ended with it, or tell themselves after a while.
+    """
     if _Group.store is not None:
         try:
             return _Group.store.add("failures", 1) == 1
         except RuntimeError:  # the store went down with the process that kept it
             return False
-    return is_first() and launch().rank == 0
+    try:
+        is_other = launch().rank > 0
+    except UserError:  # the failure itself
+        return True
+    if is_other:
+        time.sleep(GRACE_SECONDS)
+    return True
 
 
 @contextmanager

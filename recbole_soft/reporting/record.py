@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_soft.artifacts import write_json, write_text
+from recbole_soft.parallel.group import is_first
 
 PACKAGES = ("recbole-soft", "recbole", "torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas", "scipy")
 RECORD_FILE = "run.json"
@@ -74,14 +75,20 @@ def plain(value: Any) -> Any:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Writes run.json and returns its path."""
+    """Writes run.json (the first process does) and returns its path."""
     path = folder / RECORD_FILE
-    write_json(path, plain({"schema": SCHEMA_VERSION, "written": datetime.now(UTC).isoformat(), **record}))
+    if is_first():
+        write_json(path, plain({"schema": SCHEMA_VERSION, "written": datetime.now(UTC).isoformat(), **record}))
     return path
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes dictionaries as csv; the columns are the union of their keys in order of appearance."""
+    """Writes dictionaries as csv; the columns are the union of their keys in order of appearance.
+
+    As all of a run's files, by the first process.
+    """
+    if not is_first():
+        return
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from recbole_soft.curriculum import SCHEDULES, EpochSignal, Schedule, make_sched
 from recbole_soft.data.windows import sample_rows
 from recbole_soft.distill import DistilledWindow, read_distilled, summarise, write_distilled
 from recbole_soft.grounding import distance_chunks
+from recbole_soft.parallel.group import shared_out
 from recbole_soft.strategies.base import Responses, Stage, StageContext, Strategy
 from recbole_soft.strategies.sft import LOSS_SETTINGS, SupervisedStage, labelled, masked_softmax
 
@@ -92,9 +94,16 @@ class SelfOptimisedStage(Stage):
         prompts = [windows.prompts[row] for row in self._watched]
         with self.context.progress("Distance to targets", len(prompts)) as advance:
             model.answer(prompts, advance)
-        answers = model.title_vectors.lookup(model.answered_titles(prompts))
-        targets = model.title_vectors.table()[windows.target_rows[self._watched]]
-        return float((answers - targets).norm(dim=1).mean())
+        titles = model.answered_titles(prompts)
+        model.title_vectors.table()  # made together, before each process does its share alone
+
+        def distances_of(places: Sequence[int]) -> list[float]:
+            answers = model.title_vectors.lookup([titles[place] for place in places])
+            targets = model.title_vectors.table()[windows.target_rows[[self._watched[place] for place in places]]]
+            return (answers - targets).norm(dim=1).tolist()
+
+        distances = shared_out(range(len(titles)), distances_of)
+        return fsum(distances) / len(distances)
 
 
 def obtain_distilled(context: StageContext) -> list[DistilledWindow]:
@@ -111,7 +120,7 @@ def obtain_distilled(context: StageContext) -> list[DistilledWindow]:
         write_distilled(folder / DISTILLED_FILE, windows)
         return summarise(windows)
 
-    folder, reused = context.store.obtain("self-distilled", key, make)
+    folder, reused = context.store.obtain("self-distilled", key, make, together=True)
     context.note("self_distilled_set", {"file": str(folder / DISTILLED_FILE), "reused": reused})
     return read_distilled(folder / DISTILLED_FILE)
 
@@ -121,9 +130,16 @@ def _distil(context: StageContext) -> list[DistilledWindow]:
     with context.switched_to("sft"), context.progress("Self-distillation", len(windows)) as advance:
         answers = model.answer(windows.prompts, advance)
     titles = [model.encoder.template.unquoted(answer) for answer in answers]
-    vectors, table = model.title_vectors.lookup(titles), model.title_vectors.table()
-    distances = (vectors - table[windows.target_rows]).norm(dim=1).tolist()
-    nearest = torch.cat([chunk.argmin(1) for _, chunk in distance_chunks(vectors, table)]).tolist()
+    table = model.title_vectors.table()
+
+    def grounded(rows: Sequence[int]) -> list[tuple[float, int]]:
+        """Distance to the target, and the nearest title's row."""
+        vectors = model.title_vectors.lookup([titles[row] for row in rows])
+        distances = (vectors - table[windows.target_rows[list(rows)]]).norm(dim=1).tolist()
+        nearest = torch.cat([chunk.argmin(1) for _, chunk in distance_chunks(vectors, table)]).tolist()
+        return list(zip(distances, nearest, strict=True))
+
+    distances, nearest = zip(*shared_out(range(len(titles)), grounded), strict=True)
     catalog = model.catalog
     category_of = {title: catalog.categories[items[0]] for title, items in catalog.items_of_title.items()}
     text_of = model.prompt_text
