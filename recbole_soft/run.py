@@ -104,7 +104,8 @@ def _run(config, folder: Path, saved: bool, is_new: bool) -> dict[str, Any]:
             return _returned(finished, folder / RECORD_FILE)
     runner = _run_llm if is_llm_name(config["model"]) else _run_traditional
     outcome = runner(config, splits, folder, saved, clock)
-    record = plain(_record(config, data, splits, outcome, clock))
+    # The times of a run that was interrupted are those of its last process.
+    record = plain(_record(config, data, splits, outcome, clock) | {"was_interrupted": not is_new})
     path = write_record(folder, record)
     write_rows(folder / "curves.csv", outcome["curves"])
     if is_first():

@@ -36,11 +36,11 @@ SMALL = {
     "test_sample": 14, "epochs": 2, "train_batch_size": 8, "micro_batch_size": 4, "topk": [1, 5, 10, 20],
 }
 LANGUAGE_MODEL = {
-    "tuning": "lora", "lora_dropout": 0.1, "learning_rate": 5e-3, "warmup_steps": 3,
-    "tiny_hidden_size": 16, "tiny_layers": 1, "tiny_heads": 2, "tiny_vocabulary": 320, "tiny_steps": 6,
+    "tuning": "lora", "lora_dropout": 0.1, "learning_rate": 0.03, "warmup_steps": 3,
+    "tiny_hidden_size": 16, "tiny_layers": 1, "tiny_heads": 2, "tiny_vocabulary": 320, "tiny_steps": 12,
     "tiny_batch_size": 2, "max_new_tokens": 5, "num_beams": 2, "generation_batch_size": 1,
 }
-SOFT = {"distance_sample": 12, "alpha": 10}
+SOFT = {"distance_sample": 12, "alpha": 10, "epochs": 3, "patience": 3}
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "soft": ("BIGRec_SOFT", SOFT),
     "sdpo": ("BIGRec_SDPO", {"sdpo_epochs": 2}),

@@ -72,10 +72,12 @@ LLM = {"tuning": "lora", "lora_dropout": 0.1, "learning_rate": 3e-3, "checkpoint
        "train_sample": 32, "train_batch_size": 8, "valid_sample": 6, "test_sample": 6, "max_new_tokens": 5}
 
 
-@pytest.mark.parametrize(("model", "name", "call"), [
-    ("BIGRec_SFT", "_save_checkpoint", 1), ("BIGRec_SDPO", "_step", 14)])
-def test_no_step_is_trained_twice(toy_settings, tmp_path, monkeypatch, ends_at, model, name, call):
-    settings = toy_settings(**LLM)
+@pytest.mark.parametrize(("model", "own", "call"), [
+    ("BIGRec_SOFT", {"learning_rate": 0.03, "alpha": 50.0, "distance_sample": 12}, 8 + 4 + 2),
+    ("BIGRec_SDPO", {"sdpo_epochs": 2}, 8 + 4 + 2)])
+def test_no_step_is_trained_twice(toy_settings, tmp_path, monkeypatch, ends_at, model, own, call):
+    """The run ends in the second epoch of the second stage, where tau, d_0 and earlier negatives matter."""
+    settings = toy_settings(**{**LLM, **own})
     whole = run_recbole_soft(model, "toy", config_dict={**settings, "run_name": "whole",
                                                         "artifacts_dir": str(tmp_path / "a")})
     steps: list[tuple] = []
@@ -88,7 +90,7 @@ def test_no_step_is_trained_twice(toy_settings, tmp_path, monkeypatch, ends_at, 
 
     monkeypatch.setattr(LLMTrainer, "_step", noted)
     settings |= {"run_name": "again", "artifacts_dir": str(tmp_path / "b")}
-    ends_at(LLMTrainer, name, call)
+    ends_at(LLMTrainer, "_step", call)
     with pytest.raises(Ended):
         run_recbole_soft(model, "toy", config_dict=settings)
     monkeypatch.setattr(LLMTrainer, "_step", noted)
@@ -97,7 +99,9 @@ def test_no_step_is_trained_twice(toy_settings, tmp_path, monkeypatch, ends_at, 
     assert len(steps) == per_epoch * len(whole["record"]["curves"])
     assert curves(again) == curves(whole) and weights(again) == weights(whole)
     assert again["record"]["results"] == whole["record"]["results"]
-    assert again["record"]["notes"] == whole["record"]["notes"]
+    taus = [row["tau"] for row in curves(whole) if "tau" in row]
+    assert not taus or taus[-1] < 1
+    assert again["record"]["was_interrupted"] and not whole["record"]["was_interrupted"]
     assert not (tmp_path / "saved" / "again" / UNFINISHED).exists()
 
 
