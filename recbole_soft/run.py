@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, file_hash, make_folder, write_text
+from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, file_hash, make_folder
 from recbole_soft.companions import companion_folder
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.errors import DataError
-from recbole_soft.parallel.group import by_first, check_alike, from_first, gather, is_first, start, world_size
-from recbole_soft.parallel.launch import check_launch, launch
+from recbole_soft.parallel.group import check_alike, from_first, start, world_size
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.record import (
     RECORD_FILE,
@@ -27,6 +26,7 @@ from recbole_soft.reporting.record import (
     versions,
     write_record,
     write_rows,
+    write_table,
 )
 from recbole_soft.reporting.table import result_table
 from recbole_soft.run_folders import alone_in, finished_record, kept_while_unfinished, run_folder
@@ -63,21 +63,17 @@ def run_recbole_soft(
     from recbole_soft.config.soft_config import SoftConfig
 
     config = SoftConfig(model, dataset, config_file_list, config_dict, command_line)
-    check_launch(launch(), config["world_size"], config["model"], is_llm_name(config["model"]))
-    start()
+    start(config["world_size"], config["model"], is_llm_name(config["model"]))
     folder = from_first(lambda: make_folder(run_folder(config)))
-    with by_first(alone_in(folder)), log_to(folder / "run.log", config["state"]):
+    with alone_in(folder), log_to(folder / "run.log", config["state"]):
         return _run_in(folder, config, saved)
 
 
 def _run_in(folder: Path, config, saved: bool) -> dict[str, Any]:
     """A run in its folder, from where an interrupted one ended if that is wanted."""
     config["run_folder"] = str(folder)
-    with by_first(kept_while_unfinished(config, folder)) as goes_on, tensorboard_in(folder / "tensorboard"):
-        config["resume"], config["settings_key"] = from_first(lambda: (config["resume"], config["settings_key"]))
-        result = _run(config, folder, saved, is_new=not goes_on)
-        gather("done")  # nothing is tidied up before all have ended well
-        return result
+    with kept_while_unfinished(config, folder) as goes_on, tensorboard_in(folder / "tensorboard"):
+        return _run(config, folder, saved, is_new=not goes_on)
 
 
 def _run(config, folder: Path, saved: bool, is_new: bool) -> dict[str, Any]:
@@ -97,8 +93,7 @@ def _run(config, folder: Path, saved: bool, is_new: bool) -> dict[str, Any]:
     logger.info("%s: %s", config["dataset"], ", ".join(f"{name.replace('_', ' ')} {count:,}"
                                                        for name, count in data.counts.items()))
     if config["resume"] and is_new:
-        about_data = plain(_about_data(data, splits))
-        finished = from_first(lambda: finished_record(folder, config["settings_key"], about_data))
+        finished = finished_record(folder, config["settings_key"], plain(_about_data(data, splits)))
         if finished is not None:
             logger.info("this run is finished already; its record is shown. Without --resume it would start anew")
             return _returned(finished, folder / RECORD_FILE)
@@ -108,8 +103,7 @@ def _run(config, folder: Path, saved: bool, is_new: bool) -> dict[str, Any]:
     record = plain(_record(config, data, splits, outcome, clock) | {"was_interrupted": not is_new})
     path = write_record(folder, record)
     write_rows(folder / "curves.csv", outcome["curves"])
-    if is_first():
-        write_text(folder / "table.txt", result_table(record) + "\n")
+    write_table(folder, result_table(record))
     return _returned(record, path) | {name: outcome[name] for name in (
         "best_valid_score", "best_valid_result", "test_result")}
 

@@ -73,15 +73,15 @@ def _add_round(sums: list[Tensor | None], parameters: Sequence[nn.Parameter], co
         parameter.grad = None
 
 
-def _gathered(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """[processes, numbers + parameters] gradients of all processes, and behind them 1 where there is one, else 0."""
+def _gathered(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Per process, [numbers + parameters] its gradients, and behind them 1 for each that there is, else 0."""
     from torch import distributed
 
     flat = [(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten()
             for parameter in parameters]
     is_there = flat[0].new_tensor([parameter.grad is not None for parameter in parameters])
     own = torch.cat([*flat, is_there])
-    rows = own.new_empty(group.world_size(), len(own))
+    rows = [torch.empty_like(own) for _ in range(group.world_size())]
     with group.lost_as_user_error():
-        distributed.all_gather_into_tensor(rows, own)
+        distributed.all_gather(rows, own)
     return rows

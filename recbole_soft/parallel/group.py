@@ -15,13 +15,14 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from recbole_soft.errors import UserError
-from recbole_soft.parallel.launch import Launch, launch
+from recbole_soft.parallel.launch import Launch, check_launch, launch
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
 # The first process may be alone at work for long (training of a retriever); a dead one is noticed at once anyway.
 PATIENCE = timedelta(days=2)
 GRACE_SECONDS = 5
+_SIGNS_OF_LOSS = ("connection", "closed", "timed out", "timeout", "broken pipe", "socket")
 
 
 class ProcessLostError(UserError):
@@ -37,9 +38,17 @@ class _Group:
     depth_alone = 0
 
 
-def start() -> Launch:
-    """Joins the processes that were launched together; does nothing in a run of one, or the second time."""
+def start(asked: int | None, model: str, is_llm: bool) -> Launch:
+    """Joins the processes that were launched together; does nothing in a run of one, or the second time.
+
+    Args:
+        asked, model, is_llm: see `check_launch`.
+
+    Raises:
+        SettingError: they cannot do this run.
+    """
     here = launch()
+    check_launch(here, asked, model, is_llm)
     if here.world_size == 1 or _Group.here.world_size > 1:
         return _Group.here
     import torch
@@ -198,7 +207,9 @@ def lost_as_user_error() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, NotImplementedError):
+        from torch.distributed import DistError
+
+        if not (isinstance(error, DistError) or any(word in str(error).lower() for word in _SIGNS_OF_LOSS)):
             raise
         here = launch()
         raise ProcessLostError(

@@ -82,6 +82,12 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
     return path
 
 
+def write_table(folder: Path, table: str) -> None:
+    """Writes table.txt, as the first process."""
+    if is_first():
+        write_text(folder / "table.txt", table + "\n")
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes dictionaries as csv; the columns are the union of their keys in order of appearance.
 
