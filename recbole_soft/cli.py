@@ -20,7 +20,8 @@ from recbole_soft.config.sources import split_config_files, user_settings
 from recbole_soft.config.validate import validate
 from recbole_soft.errors import EXIT_CODE, SettingError, UserError
 from recbole_soft.parallel.group import speaks
-from recbole_soft.parallel.launch import launch
+from recbole_soft.parallel.launch import check_launch, launch
+from recbole_soft.registry import is_llm_name
 
 INTERRUPTED, FAILED = 130, 1
 SUBCOMMANDS = {"prepare": "recbole_soft.data.prepare_cli", "plot": "recbole_soft.reporting.plot_cli",
@@ -93,7 +94,8 @@ def _run(command_line: dict[str, str]) -> None:
     config_files = split_config_files(command_line.pop("config_files", ""))
     settings, sources = user_settings(config_files, {}, command_line)
     model, dataset = _required(settings, "model"), _required(settings, "dataset")
-    validate(settings, sources, model, dataset)
+    typed = validate(settings, sources, model, dataset)
+    check_launch(launch(), typed.get("world_size"), model, is_llm_name(model))
     for name in ("model", "dataset"):
         command_line.pop(name, None)
     importlib.import_module("recbole_soft.run_log").quiet_libraries()
