@@ -130,8 +130,9 @@ class ArtifactStore:
     def writing(self, kind: str, key: str, about: dict[str, Any] | None = None) -> Iterator[Path]:
         """A folder to fill; it becomes the result when the block ends without an error.
 
-        To be called by the first process of a run alone. One run at a time: a second one waits. What the block puts into the folder's `PARTS` is no part of the
-        result; it is there again when a block that was ended in the middle, even by kill -9, is started anew.
+        To be called by the first process of a run alone. One run at a time: a second one waits. What the block puts
+        into the folder's `PARTS` is no part of the result; it is there again when a block that was ended in the middle,
+        even by kill -9, is started anew.
         """
         make_folder(self.root, "artifacts_dir")
         with one_at_a_time(self.root / f".{kind}-{key}.lock", partial(_log_waiting, self.root, kind)):

@@ -23,7 +23,7 @@ from recbole_soft.parallel.group import speaks
 from recbole_soft.parallel.launch import check_launch, launch
 from recbole_soft.registry import is_llm_name
 
-INTERRUPTED, FAILED = 130, 1
+INTERRUPTED = 130
 SUBCOMMANDS = {"prepare": "recbole_soft.data.prepare_cli", "plot": "recbole_soft.reporting.plot_cli",
                "export-teacher": "recbole_soft.export_teacher"}
 EXAMPLE = "python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program's name; None takes those of the process.
 
     Returns:
-        Exit code: 0 done, 2 a mistake the user can mend, 130 interrupted, 1 a bug that another process has told of.
+        Exit code: 0 done, 2 a mistake the user can mend, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -66,11 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if error.errno not in _DISK_REMEDIES:
-            return _bug()
+            raise
         place = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror}{place}; {_DISK_REMEDIES[error.errno]}")
-    except Exception:
-        return _bug()
 
 
 def _dispatch(words: list[str]) -> int:
@@ -98,6 +96,8 @@ def _run(command_line: dict[str, str]) -> None:
     check_launch(launch(), typed.get("world_size"), model, is_llm_name(model))
     for name in ("model", "dataset"):
         command_line.pop(name, None)
+    if launch().world_size > 1:
+        sys.excepthook = _show_bug
     importlib.import_module("recbole_soft.run_log").quiet_libraries()
     logging.raiseExceptions = False  # a log file on a full disk must not add tracebacks to the one message
     run: Any = importlib.import_module("recbole_soft.run")
@@ -155,8 +155,7 @@ def _fail(message: str) -> int:
     return EXIT_CODE
 
 
-def _bug() -> int:
-    """Lets an exception that is no mistake of the user pass with its traceback, from one process."""
+def _show_bug(*error) -> None:
+    """Shows an exception that is no mistake of the user with its traceback, from one of several processes."""
     if speaks():
-        raise
-    return FAILED
+        sys.__excepthook__(*error)

@@ -267,8 +267,8 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> 
     return {
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),
-        "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(), "processes": world_size(),
-        "data": _about_data(data, splits),
+        "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(),
+        "processes": world_size(), "data": _about_data(data, splits),
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
         "language_model": outcome["model"], "stages": outcome["stages"], "notes": outcome["notes"],
         "curves": outcome["curves"], "results": outcome["results"], "recbole_test_result": dict(outcome["test_result"]),

@@ -74,7 +74,7 @@ class Parts:
 
 
 def _part_size(count: int, size: int, batch: int) -> int:
-    """At most `size`, in whole batches, such that every process has about as many items in as few rounds as possible."""
+    """At most `size`, in whole batches, so that all processes have about as many items, in few rounds."""
     processes = world_size()
     if processes == 1 or not count:
         return size

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from recbole_soft import cli
 
-# Between them: both losses, both searches, ranks from vectors and from scores, a companion, fewer windows than processes.
+# Between them: both losses, both searches, ranks from vectors and from scores, companions, fewer windows than
+# processes.
 RUNS = {
-    "soft": {"model": "BIGRec_SOFT", "lm_loss": "msl", "distance_sample": 11},
-    "sdpo": {"model": "BIGRec_SDPO", "sdpo_epochs": 1, "sdpo_learning_rate": 0.01, "epochs": 1, "ranking": "beams",
-             "decoding": "constrained"},
+    "soft": {"model": "BIGRec_SOFT", "lm_loss": "msl", "decoding": "constrained", "distance_sample": 11},
+    "sdpo": {"model": "BIGRec_SDPO", "sdpo_epochs": 1, "sdpo_learning_rate": 0.01, "epochs": 1, "ranking": "beams"},
     "llara": {"model": "LLaRA_SFT", "llara_curriculum": "linear", "epochs": 1, "rec_model_settings": "{epochs: 1}",
               "test_sample": 1},
     "rerank": {"model": "Rerank_SFT", "retriever": "Pop", "epochs": 1, "rerank_candidates": 4},
