@@ -27,5 +27,5 @@ $(VENV)/.ready: setup.py requirements/tested.txt
 	$(BIN)/python -m pip install --quiet $(PINNED) -e .
 	touch $@
 $(VENV)/.ready-test: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet $(PINNED) -e ".[test,quant]"
+	$(BIN)/python -m pip install --quiet $(PINNED) -e ".[test,quant,tune]"
 	touch $@

@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["recbole_soft", "recbole_soft.*"]), *PROPERTIES],
     package_dir={name: name.removeprefix("recbole_soft.").replace(".", "/") for name in PROPERTIES},
-    package_data={name: ["*.yaml"] for name in PROPERTIES},
+    package_data={"recbole_soft.reporting.html": ["assets/*"], **{name: ["*.yaml"] for name in PROPERTIES}},
     entry_points={"console_scripts": ["recbole-soft = recbole_soft.cli:main"]},
     install_requires=[
         # 1.2.1 requires a ray that exists for Python 3.11 only; 1.2.0 resolves on 3.12 and 3.13. ray is never imported.
@@ -40,6 +40,8 @@ setup(
     extras_require={
         "quant": ["bitsandbytes>=0.45"],
         "plots": ["matplotlib>=3.7"],
+        "demo": ["gradio>=6,<7"],
+        "tune": ["optuna>=5,<6"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "matplotlib>=3.7"],
     },
 )

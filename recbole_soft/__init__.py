@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from recbole_soft.compat.hook import when_recbole_is_imported
 
 __version__ = "0.1.0"
-__all__ = ["run_recbole_soft"]
+__all__ = ["load_recommender", "run_recbole_soft"]
 
 
 def _install() -> None:
@@ -30,6 +30,10 @@ def __getattr__(name: str) -> Any:
         from recbole_soft.run import run_recbole_soft
 
         return run_recbole_soft
+    if name == "load_recommender":
+        from recbole_soft.recommend.recommender import load_recommender
+
+        return load_recommender
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

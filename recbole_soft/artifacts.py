@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from recbole_soft.errors import UserError
-from recbole_soft.parallel.group import from_first, gather, is_first, world_size
+from recbole_soft.parallel.group import from_first, gather, is_first, may_write, world_size
 from recbole_soft.resuming.locks import one_at_a_time
 
 logger = logging.getLogger("recbole_soft")
@@ -37,7 +37,12 @@ def content_key(**parts: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part."""
+    """Writes a file so that a reader sees the old one or the new one, never a part.
+
+    Of several processes that come here together the first one writes.
+    """
+    if not may_write():
+        return
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = _beside(path)
@@ -58,6 +63,11 @@ def _beside(path: Path) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON in UTF-8, atomically; what JSON cannot hold becomes text."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Writes one JSON per line in UTF-8, atomically."""
+    write_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
 def read_json(path: Path) -> Any:

@@ -24,8 +24,18 @@ from recbole_soft.parallel.launch import check_launch, launch
 from recbole_soft.registry import is_llm_name
 
 INTERRUPTED = 130
-SUBCOMMANDS = {"prepare": "recbole_soft.data.prepare_cli", "plot": "recbole_soft.reporting.plot_cli",
-               "export-teacher": "recbole_soft.export_teacher"}
+SUBCOMMANDS = {
+    "prepare": "recbole_soft.data.prepare_cli",
+    "plot": "recbole_soft.reporting.plot_cli",
+    "benchmark": "recbole_soft.benchmark.command",
+    "compare": "recbole_soft.reporting.compare_cli",
+    "report": "recbole_soft.reporting.report_cli",
+    "tune": "recbole_soft.tuning.tune_cli",
+    "recommend": "recbole_soft.recommend_cli",
+    "demo": "recbole_soft.demo.command",
+    "export-teacher": "recbole_soft.export_teacher",
+    "distill": "recbole_soft.distill_cli",
+}
 EXAMPLE = "python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"
 
 _OPTION = re.compile(r"--([A-Za-z]\w*(?:-\w+)*)=(.*)\Z", re.DOTALL)

@@ -11,16 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from recbole_soft.artifacts import write_text
+from recbole_soft.artifacts import write_lines
 
 
 @dataclass(frozen=True)
-class DistilledWindow:
-    """One line of the artefact.
+class GroundedAnswer:
+    """What a model answered to one window, beside the true item.
 
     Attributes:
-        window_id: the split's own id of the window.
-        prompt: text of the prompt.
         target: title of the true item.
         answer: raw text of the model, quotes and all.
         grounded: the catalogue title nearest to the answer.
@@ -29,8 +27,6 @@ class DistilledWindow:
         category_matches: whether the grounded title's category is the target's; None without categories.
     """
 
-    window_id: int
-    prompt: str
     target: str
     answer: str
     grounded: str
@@ -43,8 +39,21 @@ class DistilledWindow:
         return self.grounded == self.target
 
 
-def summarise(windows: Sequence[DistilledWindow]) -> dict[str, float | int | None]:
-    """Figures that tell whether a self-distilled set is what SOFT needs: easy, valid, close in category.
+@dataclass(frozen=True)
+class DistilledWindow(GroundedAnswer):
+    """One line of the artefact.
+
+    Attributes:
+        window_id: the split's own id of the window.
+        prompt: text of the prompt.
+    """
+
+    window_id: int
+    prompt: str
+
+
+def summarise(windows: Sequence[GroundedAnswer]) -> dict[str, float | int | None]:
+    """Figures about answers: of a self-distilled set, whether it is what SOFT needs (easy, valid, close in category).
 
     `category_accuracy` against `hr_at_1` is the paper's Figure 2: many answers of the right category, few hits.
     """
@@ -62,7 +71,8 @@ def summarise(windows: Sequence[DistilledWindow]) -> dict[str, float | int | Non
 
 def write_distilled(path: Path, windows: Sequence[DistilledWindow]) -> None:
     """Writes one JSON line per window, atomically."""
-    write_text(path, "".join(json.dumps(asdict(window), ensure_ascii=False) + "\n" for window in windows))
+    write_lines(path, ({"window_id": window.window_id, "prompt": window.prompt, **asdict(window)}
+                       for window in windows))
 
 
 def read_distilled(path: Path) -> list[DistilledWindow]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, file_hash, make_folder
+from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, make_folder, write_lines, write_text
 from recbole_soft.companions import companion_folder
 from recbole_soft.data.sources import find_dataset
+from recbole_soft.distill import read_distilled, write_distilled
 from recbole_soft.errors import DataError
 from recbole_soft.parallel.group import check_alike, from_first, start, world_size
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.record import (
     RECORD_FILE,
+    Clock,
+    about_data,
     commit,
     machine,
     peak_memory,
@@ -26,11 +28,11 @@ from recbole_soft.reporting.record import (
     versions,
     write_record,
     write_rows,
-    write_table,
 )
 from recbole_soft.reporting.table import result_table
 from recbole_soft.run_folders import alone_in, finished_record, kept_while_unfinished, run_folder
 from recbole_soft.run_log import log_to, tensorboard_in
+from recbole_soft.validation_only import SealedWindows, ValidationOnly
 
 logger = logging.getLogger("recbole_soft")
 REPORTED_CUTOFFS = (1, 5, 10, 20, 50)
@@ -43,6 +45,7 @@ def run_recbole_soft(
     config_dict: Mapping[str, Any] | None = None,
     command_line: Mapping[str, str] | None = None,
     saved: bool = True,
+    validation_only: ValidationOnly | None = None,
 ) -> dict[str, Any]:
     """Trains and tests a model under the project's protocol.
 
@@ -51,6 +54,7 @@ def run_recbole_soft(
         dataset: name of a data set.
         config_file_list, config_dict, command_line: the user's settings, weakest first.
         saved: whether RecBole keeps the best checkpoint of a traditional model.
+        validation_only: ends the run before the test, whose windows are then never read; for searches.
 
     Returns:
         RecBole's result dictionary (`best_valid_score`, `best_valid_result`, `test_result`, ...) and `record`,
@@ -65,45 +69,46 @@ def run_recbole_soft(
     config = SoftConfig(model, dataset, config_file_list, config_dict, command_line)
     start(config["world_size"], config["model"], is_llm_name(config["model"]))
     folder = from_first(lambda: make_folder(run_folder(config)))
-    with alone_in(folder), log_to(folder / "run.log", config["state"]):
-        return _run_in(folder, config, saved)
+    shown = validation_only.terminal_level if validation_only else None
+    with alone_in(folder), log_to(folder / "run.log", config["state"], shown):
+        return _run_in(folder, config, saved, validation_only)
 
 
-def _run_in(folder: Path, config, saved: bool) -> dict[str, Any]:
+def _run_in(folder: Path, config, saved: bool, validation_only: ValidationOnly | None) -> dict[str, Any]:
     """A run in its folder, from where an interrupted one ended if that is wanted."""
     config["run_folder"] = str(folder)
     with kept_while_unfinished(config, folder) as goes_on, tensorboard_in(folder / "tensorboard"):
-        return _run(config, folder, saved, is_new=not goes_on)
+        return _run(config, folder, saved, validation_only, is_new=not goes_on)
 
 
-def _run(config, folder: Path, saved: bool, is_new: bool) -> dict[str, Any]:
+def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | None, is_new: bool) -> dict[str, Any]:
     from recbole.data import data_preparation
     from recbole.utils import init_seed
 
     from recbole_soft.data.dataset import SoftDataset
 
-    clock = _Clock()
+    clock = Clock()
     init_seed(config["seed"], config["reproducibility"])
     from_first(lambda: find_dataset(config["dataset"], str(Path(config["data_path"]).parent)))
     data = SoftDataset(config)
-    _fit_cutoffs(config, data.item_num)
+    fit_cutoffs(config, data.item_num)
     splits = data_preparation(config, data)
-    check_alike("the data set, as split and sampled,", _about_data(data, splits))
+    check_alike("the data set, as split and sampled,", [loader.dataset.fingerprint() for loader in splits])
+    if validation_only:
+        splits = (*splits[:2], SealedWindows(splits[2]))
     clock.lap("data")
     logger.info("%s: %s", config["dataset"], ", ".join(f"{name.replace('_', ' ')} {count:,}"
                                                        for name, count in data.counts.items()))
-    if config["resume"] and is_new:
-        finished = finished_record(folder, config["settings_key"], plain(_about_data(data, splits)))
-        if finished is not None:
-            logger.info("this run is finished already; its record is shown. Without --resume it would start anew")
-            return _returned(finished, folder / RECORD_FILE)
+    if config["resume"] and is_new and validation_only is None and (finished := finished_record(
+            folder, config["settings_key"], plain(about_data(config, data, splits)))):
+        return _returned(finished, folder / RECORD_FILE)
     runner = _run_llm if is_llm_name(config["model"]) else _run_traditional
-    outcome = runner(config, splits, folder, saved, clock)
+    outcome = runner(config, splits, folder, saved, clock, validation_only)
     # The times of a run that was interrupted are those of its last process.
     record = plain(_record(config, data, splits, outcome, clock) | {"was_interrupted": not is_new})
     path = write_record(folder, record)
     write_rows(folder / "curves.csv", outcome["curves"])
-    write_table(folder, result_table(record))
+    write_text(folder / "table.txt", result_table(record) + "\n")
     return _returned(record, path) | {name: outcome[name] for name in (
         "best_valid_score", "best_valid_result", "test_result")}
 
@@ -119,7 +124,7 @@ def _returned(record: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def _fit_cutoffs(config, item_num: int) -> None:
+def fit_cutoffs(config, item_num: int) -> None:
     """Leaves out cut-offs beyond a small catalogue, where RecBole would stop with an exception."""
     needed = int(config["valid_metric"].partition("@")[2] or 1)
     if needed > item_num:
@@ -132,7 +137,8 @@ def _fit_cutoffs(config, item_num: int) -> None:
         config["topk"] = kept
 
 
-def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[str, Any]:
+def _run_llm(config, splits, folder: Path, saved: bool, clock: Clock,
+             validation_only: ValidationOnly | None) -> dict[str, Any]:
     from recbole.utils import get_model
 
     from recbole_soft.evaluation.ranks import RankRecorder
@@ -142,23 +148,31 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[s
     model = get_model(config["model"])(config, train.dataset)
     clock.lap("model")
     if config["retriever"]:
-        model.retriever = _retriever(config, splits, model.store.root / "retrievers")
+        model.retriever = _retriever(config, splits, model.store.root / "retrievers", validation_only)
         clock.lap("retriever")
     trainer = LLMTrainer(config, model)
     trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
-    best_score, best_result = trainer.fit(train, valid, saved=saved, show_progress=config["show_progress"])
+    best_score, best_result = trainer.fit(train, valid, saved=saved, show_progress=config["show_progress"],
+                                          callback_fn=validation_only.callback(trainer) if validation_only else None)
     clock.lap("training")
-    results = []
-    for stage in trainer.stages:
+    if config["examples"] and "self_distilled_set" in trainer.notes:
+        distilled = read_distilled(Path(trainer.notes["self_distilled_set"]["file"]))
+        write_distilled(folder / "examples_distilled.jsonl", distilled[:config["examples"]])
+    results, test_result = [], {}
+    if validation_only and (injection := _injection(config, trainer, trainer.stages[-1].name, splits)):
+        best_result = trainer.evaluate(valid, load_best_model=False)
+        best_score = best_result[config["valid_metric"].lower()]
+        trainer.notes["injection"] = injection
+    for stage in () if validation_only else trainer.stages:
         injection = _injection(config, trainer, stage.name, splits)
         test_result = trainer.evaluate_stage(stage.name, test)
-        results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, config, folder)
-                       | {"injection": injection})
+        results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, splits, config)
+                       | {"injection": injection, **_answers(model, stage.name, recorder.last, test, config)})
     clock.lap("test")
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
         "results": results, "curves": trainer.curves, "stages": trainer.stage_reports,
-        "notes": trainer.notes | model.notes_on(test.dataset.inter_feat),
+        "notes": trainer.notes | model.notes_on((valid if validation_only else test).dataset.inter_feat),
         "model": {"base_fingerprint": model.base_fingerprint, "parameters": model.base_parameters,
                   "tokenizer": model.backbone.tokenizer.fingerprint,
                   "template": model.encoder.template.fingerprint, "path": model.backbone.model.name_or_path,
@@ -170,35 +184,26 @@ def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | Non
     """Sets the model's injection for a stage, gamma chosen on validation; None when there is none."""
     if config["injection"] == "none":
         return None
-    from recbole_soft.evaluation.injection import tune_injection
-    from recbole_soft.grounding import popularity
-    from recbole_soft.models.traditional import load_traditional
+    from recbole_soft.evaluation.injection import injection_prior, tune_injection
 
     train, valid, _ = splits
-    model = trainer.model
-    if config["injection"] == "popularity":
-        counts = popularity(train.dataset.all_targets, model.n_items).to(config["device"])
-        prior = lambda interaction: counts  # noqa: E731
-    else:
-        prior = load_traditional(Path(config["injection_model_file"]), train.dataset).full_sort_predict
+    model, prior = trainer.model, injection_prior(config, train.dataset)
     model.injection = None
     trainer.evaluate_stage(stage_name, valid)
     return tune_injection(model, valid, prior, config["valid_metric"], config["injection_gamma"])
 
 
-def _retriever(config, splits, root: Path):
+def _retriever(config, splits, root: Path, validation_only: ValidationOnly | None):
     """The traditional model that proposes candidates."""
-    from recbole_soft.models.rerank import Retriever
-    from recbole_soft.models.traditional import load_traditional
+    from recbole_soft.models.rerank import open_retriever
 
     folder = from_first(lambda: companion_folder(
-        config, "retriever", splits, root, lambda *arguments: _trained(config["dataset"], *arguments)))
-    model = load_traditional(folder, splits[0].dataset, "retriever")
-    return Retriever(type(model).__name__, str(folder), file_hash(folder / "model.safetensors"),
-                     model.full_sort_predict)
+        config, "retriever", splits, root, lambda *arguments: _trained(config["dataset"], *arguments, validation_only)))
+    return open_retriever(folder, splits[0].dataset)
 
 
-def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: bool) -> Path:
+def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: bool,
+             validation_only: ValidationOnly | None) -> Path:
     """Trains a model inside a run of another (see `companion_folder`); its messages go where that run's go."""
     from recbole_soft.config.soft_config import SoftConfig
 
@@ -206,11 +211,13 @@ def _trained(dataset: str, model: str, settings: Mapping[str, Any], only_where: 
     folder = run_folder(config)
     if not only_where:
         with alone_in(make_folder(folder)):
-            _run_in(folder, config, saved=True)
+            _run_in(folder, config, True, validation_only and validation_only.for_companion())
     return folder
 
 
-def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -> dict[str, Any]:
+def _run_traditional(
+    config, splits, folder: Path, saved: bool, clock: Clock, validation_only: ValidationOnly | None
+) -> dict[str, Any]:
     from recbole.utils import get_model, get_trainer, init_seed
     from safetensors.torch import save_file
 
@@ -230,12 +237,14 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
 
     def note_epoch(epoch: int, score: float) -> None:
         logger.info("epoch %d: loss %.4f, valid %s %.4f", epoch + 1, trainer.train_loss_dict[epoch], metric, score)
+        if validation_only:
+            validation_only.after_epoch(epoch, float(score))
 
     metric = config["valid_metric"].lower()
     with disk_errors(folder):
         best_score, best_result = training.fit(train, valid, saved, config["show_progress"], note_epoch)
     clock.lap("training")
-    test_result = trainer.evaluate(test, load_best_model=False)
+    result = {} if validation_only else trainer.evaluate(test, load_best_model=False)
     clock.lap("test")
     with disk_errors(folder):
         save_file(learned_state(model), folder / "model.safetensors")
@@ -243,24 +252,38 @@ def _run_traditional(config, splits, folder: Path, saved: bool, clock: _Clock) -
     curves = [{"stage": "train", "epoch": epoch, "loss_total": loss, f"valid_{metric}": scores.get(epoch)}
               for epoch, loss in trainer.train_loss_dict.items()]
     return {
-        "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
-        "results": [_result(config["model"], "test", recorder.last, config, folder)], "curves": curves,
+        "best_valid_score": best_score, "best_valid_result": best_result,
+        "test_result": {} if validation_only else result, "curves": curves,
+        "results": [] if validation_only else [_result(config["model"], "test", recorder.last, splits, config)],
         "stages": {}, "notes": getattr(model, "notes", {}),
         "model": {"parameters": sum(parameter.numel() for parameter in model.parameters())},
     }
 
 
-def _result(label: str, stage: str, ranks: np.ndarray, config, folder: Path) -> dict[str, Any]:
-    """Metrics of a row of the table; the ranks go to a file for significance tests."""
+def _answers(model, stage: str, ranks: np.ndarray, test, config) -> dict[str, Any]:
+    """Figures about the generated answers of a row of the table; the first of them go to a file, to be read."""
+    from recbole_soft.evaluation.answers import answer_examples, answer_figures
+
+    shown = answer_examples(model, test, ranks, config["examples"])
+    if not shown:
+        return {"answers": answer_figures(model, test)}
+    name = f"examples_{stage}.jsonl"
+    write_lines(Path(config["run_folder"]) / name, shown)
+    return {"answers": answer_figures(model, test), "examples_file": name}
+
+
+def _result(label: str, stage: str, ranks: np.ndarray, splits, config) -> dict[str, Any]:
+    """Metrics of a row of the table; the ranks go to a file for significance tests and breakdowns."""
     from recbole_soft.evaluation.ranks import metric_table
+    from recbole_soft.evaluation.windows import rank_rows, window_columns
 
-    write_rows(folder / f"ranks_{stage}.csv", [{"window": row, "rank": int(rank)} for row, rank in enumerate(ranks)])
-    cutoffs = sorted({*REPORTED_CUTOFFS, *config["topk"]})
+    train, _, test = (loader.dataset for loader in splits)
+    write_rows(Path(config["run_folder"]) / f"ranks_{stage}.csv", rank_rows(ranks, window_columns(train, test)))
     return {"label": label, "stage": stage, "windows": len(ranks), "ranks_file": f"ranks_{stage}.csv",
-            "metrics": metric_table(ranks, cutoffs)}
+            "metrics": metric_table(ranks, sorted({*REPORTED_CUTOFFS, *config["topk"]}))}
 
 
-def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> dict[str, Any]:
+def _record(config, data, splits, outcome: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
     protocol = {name: config[name] for name in (
         "window", "MAX_ITEM_LIST_LENGTH", "duplicate_titles", "mask_history", "eval_args", "user_inter_num_interval",
         "item_inter_num_interval", "train_sample", "valid_sample", "test_sample", "sample_seed")}
@@ -268,32 +291,10 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: _Clock) -> 
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),
         "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(),
-        "processes": world_size(), "data": _about_data(data, splits),
+        "working_folder": str(Path.cwd()), "processes": world_size(), "data": about_data(config, data, splits),
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
         "language_model": outcome["model"], "stages": outcome["stages"], "notes": outcome["notes"],
         "curves": outcome["curves"], "results": outcome["results"], "recbole_test_result": dict(outcome["test_result"]),
-        "best_valid_score": outcome["best_valid_score"], "best_valid_result": dict(outcome["best_valid_result"] or {}),
-        "seconds": clock.laps, "peak_memory": peak_memory(),
+        "tested": bool(outcome["results"]), "best_valid_result": dict(outcome["best_valid_result"] or {}),
+        "best_valid_score": outcome["best_valid_score"], "seconds": clock.laps, "peak_memory": peak_memory(),
     }
-
-
-def _about_data(data, splits) -> dict[str, Any]:
-    train, valid, test = (loader.dataset for loader in splits)
-    return {
-        "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
-        "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
-        "catalogue": data.catalog.fingerprint if data.catalog else None,
-        "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
-    }
-
-
-class _Clock:
-    """Seconds between laps, by name."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name], self._last = round(now - self._last, 3), now

@@ -28,7 +28,7 @@ logger = logging.getLogger("recbole_soft")
 BEGUN_FILE = "begun.json"
 # Decide no result: folders, messages, and how unfinished work is kept.
 NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path", "resume",
-               "checkpoint_seconds", "run_folder", "settings_key", "world_size")
+               "checkpoint_seconds", "run_folder", "settings_key", "examples", "world_size")
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{12}\Z")
 
 
@@ -123,7 +123,10 @@ def finished_record(folder: Path, settings_key: str, about_data: Mapping[str, An
         is_same = (record["config"]["settings_key"], record["data"]) == (settings_key, about_data)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return record if is_same else None
+    if not (is_same and record.get("tested")):
+        return None
+    logger.info("this run is finished already; its record is shown. Without --resume it would start anew")
+    return record
 
 
 def _begun(unfinished: Path) -> dict[str, Any] | None:

@@ -22,9 +22,10 @@ class _AboveProgressBars(logging.Handler):
 
 
 @contextmanager
-def log_to(path: Path, level: str = "INFO") -> Iterator[None]:
+def log_to(path: Path, level: str = "INFO", terminal_level: str | None = None) -> Iterator[None]:
     """Our messages and RecBole's (which uses the root logger) to the terminal and to a file, from the first process.
 
+    `terminal_level` keeps lesser messages off the terminal; without it the terminal shows what the file gets.
     Handlers are taken away at the end, so that a second run in the same process has its own file.
     """
     root = logging.getLogger()
@@ -32,6 +33,7 @@ def log_to(path: Path, level: str = "INFO") -> Iterator[None]:
     if is_first():
         handlers = [_AboveProgressBars(), logging.FileHandler(path, mode="a", encoding="utf-8")]
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handlers[0].setLevel(terminal_level or logging.NOTSET)
         handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before = root.level
     root.setLevel(logging.WARNING)

@@ -84,6 +84,18 @@ def _teacher(run: _Context) -> SettingError | None:
     return None
 
 
+def _engine(run: _Context) -> SettingError | None:
+    """Answers of an engine are read from the folder of an export, and free decoding alone is the engine's."""
+    folder, command = run["self_distilled"], "python run_recbole_soft.py distill export --out=FOLDER ..."
+    if folder is None and run.user.get("engine_pick") is not None:
+        return run.mistake("engine_pick has no effect without self_distilled", ("engine_pick",),
+                           "add self_distilled=FOLDER, or remove it")
+    if folder is not None and not (Path(folder) / "engine.json").is_file():
+        return run.mistake(f"self_distilled = {folder}: there is no engine.json in this folder", ("self_distilled",),
+                           command)
+    return None
+
+
 def _thoughts(run: _Context) -> SettingError | None:
     file = run["cot_path"]
     if run["cot"] == "path" and (file is None or not Path(file).is_file()):
@@ -184,7 +196,8 @@ def _without_effect(run: _Context) -> SettingError | None:
     return None
 
 
-_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (_valid_metric, _negatives, _teacher, _thoughts)
+_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (_valid_metric, _negatives, _teacher, _engine,
+                                                                 _thoughts)
 _LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
     _quantized_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever, _msl, _llm_preset, _llm_path,
     _without_effect)

@@ -190,6 +190,7 @@ def _accessed_keys(path: Path) -> frozenset[str]:
     return frozenset(key for key in keys if isinstance(key, str) and key.isidentifier())
 
 
+@cache
 def _imported_recbole_models(path: Path) -> list[Path]:
     tree = parse_source(path)
     modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]

@@ -26,6 +26,7 @@ from recbole_soft.errors import DataError
 
 WINDOW_FIELD = "window_id"
 SPLITS = ("train", "valid", "test")
+PADDING = "[PAD]"
 
 
 class SoftDataset(SequentialDataset):
@@ -35,6 +36,7 @@ class SoftDataset(SequentialDataset):
         catalog: titles by item id, or None when there is no NAME.item (traditional models need none).
         sequence_items: [n_interactions] item ids by user, then time; `window_id` of a row of `inter_feat`
             is the position of its target in this array.
+        sequence_users: [n_interactions] whose they are, ascending.
         all_targets: [n] target item ids of a split before sampling.
         sequence_times: [n_interactions] when each of them happened, as a place in the order of all.
         counts: what was read, dropped and kept, for the record.
@@ -163,7 +165,8 @@ class SoftDataset(SequentialDataset):
         users = self.inter_feat[self.uid_field].numpy()
         items = self.inter_feat[self.iid_field].numpy()
         times = self.inter_feat[self.time_field].numpy()
-        self.sequence_items, self.sequence_times, self._user_start = items, times, first_positions(users)
+        self.sequence_users, self.sequence_items, self.sequence_times = users, items, times
+        self._user_start = first_positions(users)
         windows = make_windows(users, self.max_item_list_len, self.config["window"])
         if not len(windows):
             raise DataError("no user has two interactions, so there is no window", where=self.dataset_path,
@@ -207,6 +210,25 @@ class SoftDataset(SequentialDataset):
         """Per window, the item ids of everything its user interacted with before the target."""
         starts = self._user_start[window_ids]
         return [self.sequence_items[a:b] for a, b in zip(starts, window_ids, strict=True)]
+
+    def sequence_of(self, user: int) -> tuple[np.ndarray, np.ndarray]:
+        """Item ids and times of everything that a user did, oldest first, `[n]` each."""
+        first, last = np.searchsorted(self.sequence_users, [user, user + 1])
+        return self.sequence_items[first:last], self.sequence_times[first:last]
+
+    def item_of(self, token: str) -> int | None:
+        """Item id of an id in the files; of one that was merged, its representative's; None if it was not kept."""
+        ids = self.field2token_id[self.iid_field]
+        if token == PADDING or token in ids:
+            return ids.get(token) or None
+        if self.catalog is None or token not in self._item_table.index or self.config["duplicate_titles"] != "merge":
+            return None
+        return self.catalog.items_of_title.get(self._item_table.at[token, "title"], [None])[0]
+
+    def was_left_out(self, title: str) -> bool:
+        """Whether a title stands in NAME.item, but none of its items is left after filtering."""
+        return (self.catalog is not None and title not in self.catalog.items_of_title
+                and bool((self._item_table["title"].str.casefold() == title.casefold()).any()))
 
     def shown_items(self) -> list[np.ndarray]:
         """Per window, the distinct items its user met up to the user's latest target in this split, ascending.

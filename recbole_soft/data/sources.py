@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from recbole_soft.artifacts import file_hash
 from recbole_soft.data.download import download_atomic_files
 from recbole_soft.errors import DataError, nearest
 
@@ -45,13 +46,24 @@ def find_dataset(name: str, data_path: str | None = None) -> Path:
         DataError: found nowhere, with what was looked at and what to do; or a name that is a path.
     """
     _check_name(name)
+    return local_dataset(name, data_path) or _downloaded(name, data_path, _places(name, data_path))
+
+
+def local_dataset(name: str, data_path: str | None = None) -> Path | None:
+    """The folder of a data set that is on this machine, found like `find_dataset`; None if there is none."""
+    return next((folder for folder in _places(name, data_path) if (folder / f"{name}.inter").is_file()), None)
+
+
+def _places(name: str, data_path: str | None) -> list[Path]:
     places = [root / name for root in _roots(data_path)]
-    if name == PACKAGED and (packaged := _packaged_folder()):
-        places.append(packaged)
-    for folder in places:
-        if (folder / f"{name}.inter").is_file():
-            return folder
-    return _downloaded(name, data_path, places)
+    packaged = _packaged_folder() if name == PACKAGED else None
+    return [*places, packaged] if packaged else places
+
+
+def data_files(folder: Path, name: str) -> dict[str, str]:
+    """Hash of each file of a data set by its name: equal means the same data, whatever the files' dates say."""
+    return {path.name: file_hash(path)[:16] for path in (folder / f"{name}.inter", folder / f"{name}.item")
+            if path.is_file()}
 
 
 def known_datasets(data_path: str | None = None) -> dict[str, str]:

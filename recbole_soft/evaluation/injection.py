@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from recbole_soft.evaluation.ranks import METRICS, ranks_of
-from recbole_soft.grounding import choose_gamma, inject
+from recbole_soft.grounding import choose_gamma, inject, popularity
 from recbole_soft.models.bigrec import BIGRec, Injection
+from recbole_soft.models.traditional import load_traditional
 
 # BIGRec's own grids, thinned: one gamma for all metrics (the published code takes one per metric and cut-off).
 GAMMA_GRID = (0.0, *(round(0.1 * step, 1) for step in range(1, 10)), *range(1, 11), *range(15, 101, 5))
+
+
+def injection_prior(config, train_dataset) -> Callable[..., Tensor]:
+    """What `injection` mixes in: windows in, popularity or collaborative scores out (see `Injection`).
+
+    Raises:
+        ModelError: the run of `injection_model_file` cannot be used.
+    """
+    if config["injection"] == "popularity":
+        counts = popularity(train_dataset.all_targets, train_dataset.item_num).to(config["device"])
+        return lambda interaction: counts
+    return load_traditional(Path(config["injection_model_file"]), train_dataset).full_sort_predict
 
 
 def tune_injection(model: BIGRec, valid_data, prior, valid_metric: str, gamma: float | None) -> dict[str, object]:

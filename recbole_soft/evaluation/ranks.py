@@ -1,6 +1,5 @@
-"""Rank of the target in every test window, and the metrics that follow from ranks.
+"""Rank of the target in every test window, and the table of metrics that follows (`statistics/metrics.py`).
 
-One target per window, so HR@K = [rank <= K] and NDCG@K = 1 / log2(rank + 1) up to K, as in RecBole.
 Tie rule: among equal scores the lower item id comes first, which is what a stable sort would give.
 """
 
@@ -11,6 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+
+from recbole_soft.statistics.metrics import METRICS, bootstrap_interval, hit, ndcg, wilson_interval
+
+__all__ = ["METRICS", "RankRecorder", "bootstrap_interval", "hit", "metric_table", "ndcg", "ranks_of",
+           "wilson_interval"]
 
 
 def ranks_of(scores: Tensor, targets: Tensor) -> Tensor:
@@ -61,19 +65,6 @@ class RankRecorder:
         return getattr(self._collector, name)
 
 
-def hit(ranks: np.ndarray, k: int) -> np.ndarray:
-    """[n] 1.0 where the target is among the first k."""
-    return (ranks <= k).astype(float)
-
-
-def ndcg(ranks: np.ndarray, k: int) -> np.ndarray:
-    """[n] 1 / log2(rank + 1) where the target is among the first k, else 0."""
-    return np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0)
-
-
-METRICS = {"HR": hit, "NDCG": ndcg}
-
-
 def metric_table(ranks: np.ndarray, cutoffs: Sequence[int], seed: int = 0) -> dict[str, dict[str, float]]:
     """Value and 95 % interval of every metric at every cut-off: Wilson's for HR, bootstrap for NDCG.
 
@@ -88,32 +79,3 @@ def metric_table(ranks: np.ndarray, cutoffs: Sequence[int], seed: int = 0) -> di
             low, high = wilson_interval(int(values.sum()), len(values))
         table[name] = {"value": float(values.mean()), "low": float(low), "high": float(high)}
     return table
-
-
-def wilson_interval(hits: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share; unlike the bootstrap it does not collapse when nothing is hit."""
-    share = hits / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # The ends are exact where rounding would leave them a hair inside.
-    return (0.0 if hits == 0 else float(centre - half)), (1.0 if hits == count else float(centre + half))
-
-
-def bootstrap_interval(
-    values: np.ndarray, seed: int = 0, resamples: int = 2000, level: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap over windows.
-
-    Args:
-        values: [n, m] per window and metric.
-
-    Returns:
-        low and high ends, [m] each.
-    """
-    random = np.random.default_rng(seed)
-    count = len(values)
-    means = np.empty((resamples, values.shape[1]))
-    for row in range(resamples):
-        means[row] = values[random.integers(0, count, count)].mean(axis=0)
-    tail = (1 - level) / 2
-    return np.quantile(means, tail, axis=0), np.quantile(means, 1 - tail, axis=0)

@@ -1,13 +1,12 @@
 """Loads a causal language model: a Hugging Face id or a folder, any architecture, one path for all.
 
-Knows how to load, quantise and identify a model; nothing of adapters, prompts or recommendation.
+Knows how to load and identify a model; nothing of adapters, prompts or recommendation.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
-import importlib.util
 import os
 import ssl
 import threading
@@ -15,12 +14,21 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from recbole_soft.errors import ModelError
+from recbole_soft.llm.quantization import (
+    NONE,
+    about_quantization,
+    check_sizes,
+    count_parameters,
+    keep_gradients_after_evaluation,
+    loading_options,
+)
 from recbole_soft.llm.tokenizer import LLMTokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -56,11 +64,12 @@ class LoadSettings:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded language model and its tokenizer."""
+    """A loaded language model and its tokenizer; `quantization` is for the record."""
 
     model: nn.Module
     tokenizer: LLMTokenizer
     device: torch.device
+    quantization: dict[str, Any] | None = None
 
     @property
     def hidden_size(self) -> int:
@@ -68,7 +77,7 @@ class Backbone:
 
     @property
     def parameter_count(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return count_parameters(self.model)
 
     @property
     def longest_input(self) -> int | None:
@@ -83,7 +92,7 @@ def load_backbone(settings: LoadSettings) -> Backbone:
         ModelError: a folder without weights or tokenizer, files that are cut short or do not belong together,
             a gated or absent hub id, a missing library.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
 
     hf_logging.set_verbosity_error()
@@ -93,22 +102,26 @@ def load_backbone(settings: LoadSettings) -> Backbone:
               "local_files_only": not Path(settings.llm_path).is_dir() and not _hub_answers()}
     try:
         hf_tokenizer = AutoTokenizer.from_pretrained(settings.llm_path, **common)
+        if settings.quantization != NONE:
+            check_sizes(settings.quantization, AutoConfig.from_pretrained(settings.llm_path, **common),
+                        settings.llm_path, settings.device, _dtype(settings), settings.trust_remote_code)
         model, loading = AutoModelForCausalLM.from_pretrained(
             settings.llm_path, dtype=_dtype(settings), attn_implementation=settings.attn_implementation,
-            output_loading_info=True, **common, **_quantized(settings),
+            output_loading_info=True, **common,
+            **loading_options(settings.quantization, settings.device, _dtype(settings)),
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _explained(settings.llm_path, error) from error
     _check_weights(settings.llm_path, loading["missing_keys"])
     tokenizer = LLMTokenizer(hf_tokenizer, settings.pad_token)
     _fit_embeddings(settings.llm_path, model, tokenizer)
-    if settings.quantization == "none":
+    if settings.quantization == NONE:
         model.to(settings.device)
-    _keep_gradients_after_evaluation(model)
+    keep_gradients_after_evaluation(model)
     _check_quantized(settings, model, tokenizer.eos_id)
     # A checkpoint's sampling defaults must never reach our decoding.
     model.generation_config = type(model.generation_config)()
-    return Backbone(model.eval(), tokenizer, settings.device)
+    return Backbone(model.eval(), tokenizer, settings.device, about_quantization(settings.quantization, model))
 
 
 def recompute_activations(model: nn.Module) -> None:
@@ -137,33 +150,9 @@ def _dtype(settings: LoadSettings) -> torch.dtype:
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
-def _quantized(settings: LoadSettings) -> dict:
-    if settings.quantization == "none":
-        return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(f"quantization={settings.quantization} needs bitsandbytes", where="quantization",
-                         remedy='pip install "recbole_soft[quant]"')
-    from transformers import BitsAndBytesConfig
-
-    compute = _dtype(settings)
-    config = (
-        BitsAndBytesConfig(load_in_8bit=True) if settings.quantization == "8bit" else
-        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-    )
-    return {"quantization_config": config, "device_map": {"": settings.device}}
-
-
-def _keep_gradients_after_evaluation(model: nn.Module) -> None:
-    """bitsandbytes on a CPU with AVX512-BF16 repacks 4-bit weights in the first evaluation; the packed path
-    has no gradient, so training would silently stop. Each 4-bit layer is told not to repack."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
 def _check_quantized(settings: LoadSettings, model: nn.Module, token: int) -> None:
-    """Reads one token: bitsandbytes finds out in its first product that it cannot handle a layer's size."""
-    if settings.quantization == "none":
+    """Reads one token: what the trials of single layers cannot tell, the whole model does."""
+    if settings.quantization == NONE:
         return
     try:
         with torch.no_grad():

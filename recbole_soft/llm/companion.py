@@ -87,8 +87,8 @@ class CompanionWeights(TunedWeights):
     def save(self, name: str, folder: Path) -> None:
         self._tuned.save(name, folder)
         with disk_errors(folder):
-            save_file(self._own_state(name), folder / self._file_name,
-                      metadata={"format": "pt", IDENTITY: self._identity})
+            # One entry alone: safetensors writes several in an order that changes from process to process.
+            save_file(self._own_state(name), folder / self._file_name, metadata={IDENTITY: self._identity})
 
     def load(self, name: str, folder: Path) -> None:
         path = folder / self._file_name

@@ -36,6 +36,7 @@ from recbole_soft.llm.plain_score import (
     plain_nll,
     reason_against_packing,
 )
+from recbole_soft.llm.quantization import is_eight_bit
 
 logger = logging.getLogger("recbole_soft")
 
@@ -171,7 +172,8 @@ def _run_trial(model: nn.Module) -> str | None:
             packed = torch.stack(_packed_nll(model, prompts, responses, None)).detach()
         except _TRIAL_FAILURES as error:
             return f"a packed trial run failed ({type(error).__name__}: {error})"
-    is_coarse = torch.is_autocast_enabled(plain.device.type) or _precision(model).itemsize < 4
+    is_coarse = (torch.is_autocast_enabled(plain.device.type) or _precision(model).itemsize < 4
+                 or is_eight_bit(causal_language_model(model)))
     tolerance = 3e-2 if is_coarse else 1e-3
     error = ((packed - plain).abs() / (1 + plain.abs())).max().item()
     if error <= tolerance:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_soft.llm.quantization import is_eight_bit
 from recbole_soft.llm.tree_decoder import TreeDecoder, run_template
 
 _TREE_ATTENTION = ("sdpa", "eager")
@@ -25,6 +26,9 @@ _POSITION_DEPENDENT_ROPE = ("dynamic", "longrope")
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 """Largest difference of the logits in the probe, in units of how far two branches differ. Half precision rounds
 coarsely; a wrong mask or position is off by about 1."""
+
+_EIGHT_BIT_TOLERANCE = 0.1
+"""Inputs are rounded to 8 bits, and large ones apart: which these are, the other rows of the batch decide."""
 
 _probed: weakref.WeakKeyDictionary[nn.Module, tuple[str, str | None]] = weakref.WeakKeyDictionary()
 
@@ -108,7 +112,10 @@ def _probe(model: nn.Module) -> str | None:
             module.training = True
     apart = (as_sequences[:, 1] - as_sequences[:, 2]).abs().max()
     worst = (as_tree - as_sequences).abs().max()
-    if worst > _TOLERANCE.get(model.dtype, 0.3) * apart:
+    tolerance = _TOLERANCE.get(model.dtype, 0.3)
+    if is_eight_bit(model):
+        tolerance = max(tolerance, _EIGHT_BIT_TOLERANCE)
+    if worst > tolerance * apart:
         return f"a trial run as a tree was off by {float(worst / apart):.1%} of the difference between two branches"
     return None
 

@@ -68,9 +68,15 @@ class WindowTexts:
 
 
 class LLMRecommender(SequentialRecommender):
-    """Base of the LLM recommenders; RecBole sees an ordinary sequential model."""
+    """Base of the LLM recommenders; RecBole sees an ordinary sequential model.
+
+    Attributes:
+        prompts_are_text: whether a prompt is nothing but tokens of the language model's own vocabulary.
+    """
 
     family = "llm"
+    answers_with_titles = False  # whether windows are answered by a generated title
+    prompts_are_text = True
     input_type = InputType.POINTWISE
     skip_flops = True
 
@@ -147,7 +153,7 @@ class LLMRecommender(SequentialRecommender):
 
     def about(self) -> dict[str, Any]:
         """What the run's record should say of this model beside its language model."""
-        return {}
+        return {} if self.backbone.quantization is None else {"quantization": self.backbone.quantization}
 
     def texts_of(self, dataset) -> WindowTexts:
         """Prompts and targets of all windows of a split."""

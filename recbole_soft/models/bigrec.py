@@ -36,6 +36,7 @@ class BIGRec(LLMRecommender):
 
     name = "BIGRec"
     settings = ()
+    answers_with_titles = True
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

@@ -36,6 +36,7 @@ class LLaRA(BIGRec):
     """BIGRec whose prompts show each history item as a vector of SASRec, too."""
 
     name = "LLaRA"
+    prompts_are_text = False
     settings = (
         Setting("rec_model_file", "path", None, "run folder of the model that gives item vectors (default: a SASRec "
                 "is trained)"),

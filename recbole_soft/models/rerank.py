@@ -14,18 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_soft.artifacts import content_key
+from recbole_soft.artifacts import content_key, file_hash
 from recbole_soft.config.schema import Setting
 from recbole_soft.errors import ModelError, SettingError
 from recbole_soft.llm.branch_scores import branch_nll
 from recbole_soft.models.answer_parts import BATCHES_IN_A_PART, fingerprint_of_weights
 from recbole_soft.models.base import LLMRecommender
+from recbole_soft.models.traditional import load_traditional
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,24 @@ class Retriever:
     scores: Callable[..., Tensor]
 
 
+def open_retriever(folder: Path, dataset) -> Retriever:
+    """The traditional model of a finished run as a retriever.
+
+    Raises:
+        ModelError: see `load_traditional`.
+    """
+    model = load_traditional(folder, dataset, "retriever")
+    return Retriever(type(model).__name__, str(folder), file_hash(folder / "model.safetensors"),
+                     model.full_sort_predict)
+
+
 class Rerank(LLMRecommender):
-    """Puts the best candidates of a RecBole model into the order of their titles' likelihood."""
+    """Puts the best candidates of a RecBole model into the order of their titles' likelihood.
+
+    Attributes:
+        retriever: proposes the candidates; to be set before the first window is ranked.
+        items_before: ids of windows in, what their users met before out.
+    """
 
     name = "Rerank"
     settings = (
@@ -64,7 +82,7 @@ class Rerank(LLMRecommender):
                                    remedy=f"remove it, or --{setting}={wanted}")
         super().__init__(config, dataset)
         self.retriever: Retriever | None = None
-        self._dataset = dataset
+        self.items_before: Callable[[np.ndarray], list[np.ndarray]] = dataset.items_before
         self._responses = self.encoder.responses(self.catalog.titles[1:])
         self._likelihoods: dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor] = {}
 
@@ -100,7 +118,7 @@ class Rerank(LLMRecommender):
             return [np.zeros(0, dtype=np.int64)] * len(interaction)
         if rule == "window":
             return list(interaction[self.ITEM_SEQ].cpu().numpy())
-        return self._dataset.items_before(np.array(self._window_ids(interaction)))
+        return self.items_before(np.array(self._window_ids(interaction)))
 
     # ---- the language model's part ---------------------------------------------------------------
     def prepare(self, interaction, progress: Callable[[int], None] | None = None) -> None:

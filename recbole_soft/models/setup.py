@@ -52,7 +52,8 @@ def open_backbone(config, dataset, store: ArtifactStore) -> tuple[Backbone, Prom
     encoder = PromptEncoder(template, backbone.tokenizer, config["cutoff_len"])
     encoder.check_room()
     encoder = _within_positions(config, encoder, backbone.longest_input, dataset.catalog.unique_titles)
-    logger.info("language model: %s, %.1f million parameters", path, backbone.parameter_count / 1e6)
+    logger.info("language model: %s, %.1f million parameters%s", path, backbone.parameter_count / 1e6,
+                f", quantised to {config['quantization']}" if backbone.quantization else "")
     return backbone, encoder
 
 

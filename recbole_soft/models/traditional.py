@@ -14,6 +14,7 @@ from recbole_soft.config.soft_config import SoftConfig
 from recbole_soft.errors import ModelError
 
 OTHER = "other_parameter."
+WEIGHTS = "model.safetensors"
 
 
 def load_traditional(folder: Path, dataset, setting: str = "injection_model_file"):
@@ -27,7 +28,7 @@ def load_traditional(folder: Path, dataset, setting: str = "injection_model_file
     Raises:
         ModelError: no such run, another catalogue, or weights that do not fit.
     """
-    if not (folder / "model.safetensors").is_file():
+    if not (folder / WEIGHTS).is_file():
         raise ModelError("there is no model.safetensors in this folder", where=f"{setting}={folder}",
                          remedy="give the run folder of a traditional model, for instance saved/SASRec-ml-100k-...")
     try:
@@ -35,12 +36,22 @@ def load_traditional(folder: Path, dataset, setting: str = "injection_model_file
         if dataset.catalog is not None and record["data"]["catalogue"] != dataset.catalog.fingerprint:
             raise ValueError("it was trained on another catalogue, so its item ids mean other items")
         config = SoftConfig(record["model"], record["dataset"], config_dict=record["user_settings"])
-        model = get_model(record["model"])(config, dataset).to(config["device"])
-        load_learned(model, load_file(folder / "model.safetensors"))
+        return with_learned(config, dataset, folder)
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"the traditional model cannot be used: {next(iter(str(error).splitlines()), error)}",
                          where=f"{setting}={folder}",
                          remedy="train it anew on this data set with the same settings of the data") from error
+
+
+def with_learned(config, dataset, folder: Path):
+    """A traditional model with the weights of a run folder, in evaluation mode.
+
+    Raises:
+        OSError, SafetensorError: the file of weights cannot be read.
+        ValueError, RuntimeError: see `load_learned`.
+    """
+    model = get_model(config["model"])(config, dataset).to(config["device"])
+    load_learned(model, load_file(folder / WEIGHTS))
     return model.eval()
 
 

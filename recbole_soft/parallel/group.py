@@ -82,6 +82,11 @@ def is_first() -> bool:
     return _Group.here.rank == 0
 
 
+def may_write() -> bool:
+    """Whether this process writes a file that all come to at this point; `alone()` no other process comes to it."""
+    return is_first() or _Group.depth_alone > 0
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """Within the block this process shares no work; what it computes there need not be what others compute."""

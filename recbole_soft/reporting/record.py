@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_soft.artifacts import write_json, write_text
-from recbole_soft.parallel.group import is_first
+from recbole_soft.data.sources import data_files
 
 PACKAGES = ("recbole-soft", "recbole", "torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas", "scipy")
 RECORD_FILE = "run.json"
@@ -63,6 +64,19 @@ def peak_memory() -> dict[str, float]:
     return {"resident_mb": round(resident, 1), "gpu_mb": round(gpu, 1)}
 
 
+def about_data(config, data, splits) -> dict[str, Any]:
+    """Which data a run is about: counts, files, and fingerprints of its windows."""
+    train, valid, test = (loader.dataset for loader in splits)
+    return {
+        "counts": data.counts, "users": data.user_num - 1, "items": data.item_num - 1,
+        "train_windows": len(train), "valid_windows": len(valid), "test_windows": len(test),
+        "catalogue": data.catalog.fingerprint if data.catalog else None,
+        "files": data_files(Path(data.dataset_path), config["dataset"]),
+        "interactions": train.interactions_fingerprint(),
+        "train": train.fingerprint(), "valid": valid.fingerprint(), "test": test.fingerprint(),
+    }
+
+
 def plain(value: Any) -> Any:
     """A value as JSON can hold it: not-a-number becomes null, unknown objects their text."""
     if isinstance(value, Mapping):
@@ -75,29 +89,29 @@ def plain(value: Any) -> Any:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Writes run.json (the first process does) and returns its path."""
+    """Writes run.json and returns its path."""
     path = folder / RECORD_FILE
-    if is_first():
-        write_json(path, plain({"schema": SCHEMA_VERSION, "written": datetime.now(UTC).isoformat(), **record}))
+    write_json(path, plain({"schema": SCHEMA_VERSION, "written": datetime.now(UTC).isoformat(), **record}))
     return path
 
 
-def write_table(folder: Path, table: str) -> None:
-    """Writes table.txt, as the first process."""
-    if is_first():
-        write_text(folder / "table.txt", table + "\n")
-
-
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes dictionaries as csv; the columns are the union of their keys in order of appearance.
-
-    As all of a run's files, by the first process.
-    """
-    if not is_first():
-        return
+    """Writes dictionaries as csv; the columns are the union of their keys in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+class Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 3), now

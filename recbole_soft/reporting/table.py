@@ -16,6 +16,9 @@ def result_table(record: Mapping[str, Any], shown: Sequence[str] = SHOWN) -> str
         shown: metrics; those that the record lacks are left out.
     """
     results = record["results"]
+    if not results:
+        return (f"{record['model']} on {record['dataset']}: not tested; best validation score "
+                f"{record['best_valid_score']:.4f} ({record['config']['valid_metric']})")
     metrics = [name for name in shown if name in results[0]["metrics"]] or list(results[0]["metrics"])
     rows = [["method", *metrics]]
     rows += [[row["label"], *(_cell(row["metrics"][name]) for name in metrics)] for row in results]
@@ -23,7 +26,7 @@ def result_table(record: Mapping[str, Any], shown: Sequence[str] = SHOWN) -> str
         first, last = results[0]["metrics"], results[-1]["metrics"]
         rows.append(["gain", *(_gain(first[name]["value"], last[name]["value"]) for name in metrics)])
     note = record.get("notes", {}).get("caption")
-    return _framed(rows) + "\n" + _caption(record) + (f"\n{note}" if note else "")
+    return framed(rows) + "\n" + _caption(record) + (f"\n{note}" if note else "")
 
 
 def _cell(metric: Mapping[str, float]) -> str:
@@ -40,7 +43,8 @@ def _caption(record: Mapping[str, Any]) -> str:
             f"(mask_history: {record['protocol']['mask_history']}); brackets: 95 % interval over test windows")
 
 
-def _framed(rows: Sequence[Sequence[str]]) -> str:
+def framed(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as a table between rules, the header first: first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
                                                    zip(row[1:], widths[1:], strict=True))]) for row in rows]

@@ -24,9 +24,10 @@ from recbole_soft.config.schema import Setting
 from recbole_soft.curriculum import SCHEDULES, EpochSignal, Schedule, make_schedule
 from recbole_soft.data.windows import sample_rows
 from recbole_soft.distill import DistilledWindow, read_distilled, summarise, write_distilled
-from recbole_soft.grounding import distance_chunks
+from recbole_soft.models.grounded_answers import ground_answers
 from recbole_soft.parallel.group import shared_out
 from recbole_soft.strategies.base import Responses, Stage, StageContext, Strategy
+from recbole_soft.strategies.engine_answers import EngineAnswers, draw
 from recbole_soft.strategies.sft import LOSS_SETTINGS, SupervisedStage, labelled, masked_softmax
 
 logger = logging.getLogger("recbole_soft")
@@ -56,10 +57,14 @@ class SelfOptimisedStage(Stage):
         texts = [context.model.encoder.template.quoted(window.grounded) if self.sd_target == "grounded"
                  else window.answer for window in windows]
         eos = context.model.backbone.tokenizer.eos_id
-        self._distilled = [tokens + [eos] for tokens in context.model.backbone.tokenizer.encode(texts)]
+        answers = [tokens + [eos] for tokens in context.model.backbone.tokenizer.encode(texts)]
+        # One answer per window, or several, one of which is drawn for every epoch (`engine_pick: all`).
+        count = len(context.windows)
+        self._choices = [answers[first: first + count] for first in range(0, len(answers), count)]
+        self._distilled = self._choices[0]
         self.masked = masked_softmax(context)
         if self.masked is not None:
-            choices, outside = self.masked.count(self._distilled)
+            choices, outside = self.masked.count(answers)
             context.note("msl", {"self_distilled_choices": choices, "of_them_over_whole_vocabulary": outside})
             logger.info("MSL: %d of %d choices in the self-distilled answers lie outside of the catalogue and are "
                         "scored over the whole vocabulary", outside, choices)
@@ -70,6 +75,8 @@ class SelfOptimisedStage(Stage):
         if self._first_distance is None:
             self._first_distance = distance
         self.tau = self.schedule.weight(EpochSignal(epoch, epochs, distance, self._first_distance))
+        if len(self._choices) > 1:
+            self._distilled = draw(self._choices, self.context.config["seed"], epoch)
         figures = {"tau": self.tau} | ({} if distance is None else {"distance": distance})
         return figures | super().begin_epoch(epoch, epochs)
 
@@ -107,52 +114,42 @@ class SelfOptimisedStage(Stage):
 
 
 def obtain_distilled(context: StageContext) -> list[DistilledWindow]:
-    """The self-distilled set of the SFT stage, from the store or made now (one line per training window)."""
-    model, beams = context.model, context.model.beams
+    """The self-distilled set of the SFT stage, from the store or made now: one line per training window.
+
+    Of an engine's answers with `engine_pick: all` there are as many lines per window as answers, block by block.
+    """
+    model, beams, folder = context.model, context.model.beams, context.config["self_distilled"]
+    engine = EngineAnswers(context, Path(folder), context.config["engine_pick"]) if folder else None
     key = content_key(
-        teacher=context.keys["sft"], scale=context.config["lora_alpha"], base=model.base_fingerprint,
+        teacher=engine.deciding() if engine else context.keys["sft"],
+        scale=context.config["lora_alpha"], base=model.base_fingerprint,
         prompts=context.windows.prompts, targets=context.windows.target_titles, catalogue=model.catalog.fingerprint,
         beams=beams.num_beams, longest=beams.max_new_tokens, length_penalty=beams.length_penalty,
         decoding=context.config["decoding"], pooling=context.config["embed_pooling"])
 
     def make(folder: Path) -> dict:
-        windows = _distil(context)
+        answers = engine.texts() if engine else [_distil(context)]
+        windows = [window for texts in answers for window in _described(context, texts)]
         write_distilled(folder / DISTILLED_FILE, windows)
         return summarise(windows)
 
     folder, reused = context.store.obtain("self-distilled", key, make, together=True)
-    context.note("self_distilled_set", {"file": str(folder / DISTILLED_FILE), "reused": reused})
+    context.note("self_distilled_set", {"file": str(folder / DISTILLED_FILE), "reused": reused,
+                                        "engine": engine and engine.about()})
     return read_distilled(folder / DISTILLED_FILE)
 
 
-def _distil(context: StageContext) -> list[DistilledWindow]:
+def _distil(context: StageContext) -> list[str]:
     model, windows = context.model, context.windows
     with context.switched_to("sft"), context.progress("Self-distillation", len(windows)) as advance:
-        answers = model.answer(windows.prompts, advance)
-    titles = [model.encoder.template.unquoted(answer) for answer in answers]
-    table = model.title_vectors.table()
+        return model.answer(windows.prompts, advance)
 
-    def grounded(rows: Sequence[int]) -> list[tuple[float, int]]:
-        """Distance to the target, and the nearest title's row."""
-        vectors = model.title_vectors.lookup([titles[row] for row in rows])
-        distances = (vectors - table[windows.target_rows[list(rows)]]).norm(dim=1).tolist()
-        nearest = torch.cat([chunk.argmin(1) for _, chunk in distance_chunks(vectors, table)]).tolist()
-        return list(zip(distances, nearest, strict=True))
 
-    distances, nearest = zip(*shared_out(range(len(titles)), grounded), strict=True)
-    catalog = model.catalog
-    category_of = {title: catalog.categories[items[0]] for title, items in catalog.items_of_title.items()}
-    text_of = model.prompt_text
-    result = []
-    for row, answer in enumerate(answers):
-        grounded, category = catalog.unique_titles[nearest[row]], windows.target_categories[row]
-        result.append(DistilledWindow(
-            window_id=windows.window_ids[row], prompt=text_of(windows.prompts[row]), target=windows.target_titles[row],
-            answer=answer, grounded=grounded, distance=distances[row],
-            is_title=model.title_vectors.is_title(titles[row]),
-            category_matches=category_of[grounded] == category if category else None,
-        ))
-    return result
+def _described(context: StageContext, answers: Sequence[str]) -> list[DistilledWindow]:
+    model, windows = context.model, context.windows
+    grounded = ground_answers(model, answers, windows.target_titles, windows.target_categories, windows.target_rows)
+    return [DistilledWindow(**vars(answer), window_id=window, prompt=model.prompt_text(prompt))
+            for answer, window, prompt in zip(grounded, windows.window_ids, windows.prompts, strict=True)]
 
 
 class SOFT(Strategy):
@@ -166,6 +163,9 @@ class SOFT(Strategy):
                 choices=("raw", "grounded")),
         Setting("distance_sample", "int", 256, "training windows on which d_t is measured", low=1),
         Setting("start_from", "str", "base", "where the second stage starts", choices=("base", "sft")),
+        Setting("self_distilled", "path", None, "folder of `distill export` with an engine's answers to train on"),
+        Setting("engine_pick", "str", "best", "of an engine's n answers, the best, or one drawn for every epoch",
+                choices=("best", "all")),
     )
 
     def stages(self) -> list[Stage]:

@@ -17,6 +17,9 @@ class SOFTWithoutScheduler(Strategy):
         Setting("sd_target", "str", "raw", "train on the raw answer or on the catalogue title nearest to it",
                 choices=("raw", "grounded")),
         Setting("start_from", "str", "base", "where the second stage starts", choices=("base", "sft")),
+        Setting("self_distilled", "path", None, "folder of `distill export` with an engine's answers to train on"),
+        Setting("engine_pick", "str", "best", "of an engine's n answers, the best, or one drawn for every epoch",
+                choices=("best", "all")),
     )
 
     def stages(self) -> list[Stage]:

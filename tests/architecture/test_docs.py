@@ -15,7 +15,8 @@ from recbole_soft.registry import MODELS, SCHEDULES, STRATEGIES, Registry
 from tests.architecture.test_layers import LAYERS, PACKAGE
 
 ROOT = PACKAGE.parent
-DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/methods.md", "CHANGELOG.md")
+DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/methods.md", "docs/tuning.md", "docs/quantisation.md",
+             "CHANGELOG.md")
 SOURCES = ("recbole_soft", "tests", "properties")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
@@ -25,7 +26,7 @@ SETTING = re.compile(r"--([a-z]\w*)(?:=.*)?\Z|([A-Za-z]\w*): [^ ].*\Z")
 COMMAND_SETTING = re.compile(r"--([A-Za-z]\w*)=")
 IDENTIFIER = re.compile(r"[A-Za-z]*_\w*(?:\(\))?\Z")
 PLACEHOLDERS = ("NAME", "STAGE", "MODEL", "RUN", "HASH")
-NO_SETTINGS = {"Deviation", "name", "help", "version"}
+NO_SETTINGS = {"Deviation", "name", "help", "version", "space", "trials", "study", "search_seed", "sampler", "pruner"}
 
 
 @cache

@@ -78,15 +78,17 @@ def test_quantization_without_its_library(refused, monkeypatch, good_llm):
     refused("needs bitsandbytes", 'pip install "recbole_soft[quant]"', llm_path=good_llm, quantization="4bit")
 
 
-def test_quantization_of_sizes_that_it_cannot_handle(refused, monkeypatch, good_llm):
-    """Stands in for bitsandbytes, whose limits differ between machines."""
+def test_quantized_model_that_fails_as_a_whole(refused, monkeypatch, good_llm):
+    """Stands in for what the trials of single layers cannot tell (`tests/llm/test_quantization.py`)."""
     from transformers import LlamaForCausalLM
 
     def forward(*_args, **_options):
         raise RuntimeError("the size of a row must be a multiple of 64")
 
     pretend_bitsandbytes(monkeypatch, importlib.util.find_spec("json"))
-    monkeypatch.setattr(backbone, "_quantized", lambda _: {})
+    monkeypatch.setattr(backbone, "check_sizes", lambda *_: None)
+    monkeypatch.setattr(backbone, "loading_options", lambda *_: {})
+    monkeypatch.setattr(backbone, "about_quantization", lambda *_: None)
     monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     refused("cannot run this model in 4bit", "multiple of 64", "--quantization=none", llm_path=good_llm,
             quantization="4bit")

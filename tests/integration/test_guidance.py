@@ -152,7 +152,7 @@ def test_reranking_equals_scoring_every_candidate_alone(world, rule, kind):
     proposals, covered = model.retriever.scores(interaction), 0
     for row, prompt in enumerate(model.prompts(interaction)):
         seen = {"none": [], "window": interaction["item_id_list"][row].tolist(),
-                "full": model._dataset.items_before(interaction["window_id"][row: row + 1].numpy())[0].tolist()}[rule]
+                "full": model.items_before(interaction["window_id"][row: row + 1].numpy())[0].tolist()}[rule]
         order = items_best_first(proposals[row])
         candidates = [item for item in order if item not in seen][:4]
         value = {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_soft.distill import DistilledWindow, read_distilled, summarise, write_distilled
+from recbole_soft.distill import DistilledWindow, GroundedAnswer, read_distilled, summarise, write_distilled
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-window = st.builds(DistilledWindow, st.integers(0, 9), text, text, text, text, st.floats(0, 9), st.booleans(),
-                   st.one_of(st.none(), st.booleans()))
+window = st.builds(DistilledWindow, text, text, text, st.floats(0, 9), st.booleans(),
+                   st.one_of(st.none(), st.booleans()), st.integers(0, 9), text)
 
 
 @given(windows=st.lists(window, max_size=5))
@@ -21,7 +21,7 @@ def test_any_answer_survives_the_file(tmp_path_factory, windows):
 
 def test_summary_counts_hits_titles_and_categories():
     def made(answer, grounded, target, is_title, matches):
-        return DistilledWindow(0, "p", target, answer, grounded, 2.0, is_title, matches)
+        return GroundedAnswer(target, answer, grounded, 2.0, is_title, matches)
 
     summary = summarise([made("A", "A", "A", True, True), made("A", "A", "B", True, True),
                          made("x", "C", "B", False, False), made("A", "A", "D", True, None)])

@@ -1,0 +1,259 @@
+"""Recipes: which models, data sets, seeds and settings a benchmark consists of. Reads and checks, runs nothing.
+
+The form of a recipe is described in docs/comparing.md. Every cell's settings are checked by the same rules as a
+command's (`config/validate.py`), all of them before the first one runs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from recbole_soft.config.validate import validate
+from recbole_soft.config.yaml_files import YamlFile, load_yaml, properties_root
+from recbole_soft.errors import SettingError, nearest
+from recbole_soft.registry import LLM_FAMILY, model_family
+from recbole_soft.reporting.comparison import SHOWN
+from recbole_soft.statistics.metrics import is_metric
+
+KEYS = ("about", "models", "datasets", "seeds", "settings", "settings_llm", "settings_traditional", "baseline",
+        "metrics", "output")
+ENTRY_KEYS = ("model", "label", "settings", "grid", "choose", "seeds", "datasets", "needs", "export")
+EXPORT_KEYS = ("sample", "topk")
+DEFAULT_SEED = 42
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of `models`: a model with its settings, or one per combination of its grid.
+
+    Attributes:
+        model: such as `BIGRec_SOFT`.
+        settings: on top of the recipe's.
+        variants: the grid's combinations; one empty one without a grid.
+        choose: whether only the variant with the best validation score is trained with all seeds and shown.
+        needs: setting -> model of the entry whose run (same data set and seed) it names.
+        export: options of `export-teacher`, where `teacher` is needed.
+    """
+
+    model: str
+    label: str | None
+    settings: Mapping[str, Any]
+    variants: tuple[Mapping[str, Any], ...]
+    choose: bool
+    seeds: tuple[int, ...]
+    datasets: tuple[str, ...]
+    needs: Mapping[str, str]
+    export: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return self.label or self.model
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe.
+
+    Attributes:
+        settings_of: per family (`llm` or anything else), settings of all its cells.
+        datasets: settings by data set.
+    """
+
+    name: str
+    about: str
+    entries: tuple[Entry, ...]
+    datasets: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    settings_llm: Mapping[str, Any]
+    settings_traditional: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    baseline: str | None
+    metrics: tuple[str, ...]
+    output: Path
+    place: str = field(repr=False)
+
+    def cell_settings(self, entry: Entry, dataset: str, variant: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of a cell, weakest first: recipe, family, data set, entry, variant, command line."""
+        is_llm = model_family(entry.model) == LLM_FAMILY
+        return {**self.settings, **(self.settings_llm if is_llm else self.settings_traditional),
+                **self.datasets[dataset], **entry.settings, **variant, **self.overrides}
+
+
+def find_recipe(text: str) -> Path:
+    """The file of a recipe: a path, or the name of one that is shipped in properties/recipe."""
+    shipped = properties_root() / "recipe"
+    places = [Path(text), shipped / Path(text).name, shipped / f"{text}.yaml"]
+    if found := next((place for place in places if place.is_file()), None):
+        return found
+    raise SettingError("recipe not found", str(Path(text).absolute()),
+                       nearest(Path(text).stem, [path.stem for path in shipped.glob("*.yaml")]))
+
+
+def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, only: Sequence[str] = (),
+                seeds: Sequence[int] = (), datasets: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and checks all of it, every cell's settings included.
+
+    Args:
+        path: the YAML file.
+        overrides: settings of the command, stronger than all of the recipe's.
+        only, seeds, datasets: leave out all other models, seeds and data sets.
+
+    Raises:
+        SettingError: names the key, the place and the nearest known name.
+    """
+    file = load_yaml(path)
+    for key in file.values:
+        if key not in KEYS:
+            raise SettingError(f"{key}: there is no such key of a recipe", file.place(key), nearest(key, KEYS))
+    of_datasets = _datasets(file)
+    of_datasets = {name: of_datasets[name] for name in _chosen(datasets, of_datasets, "datasets")}
+    common_seeds = tuple(_seeds(file.values.get("seeds", [DEFAULT_SEED]), file.place("seeds")))
+    raw = file.values.get("models")
+    if not isinstance(raw, list) or not raw:
+        raise SettingError("a recipe needs `models`, a list", file.place("models"), "for example models: [BIGRec_SFT]")
+    entries = [_entry(item, file, of_datasets, common_seeds) for item in raw]
+    baseline = _baseline(file, entries)
+    chosen = _chosen(only, dict.fromkeys(entry.model for entry in entries), "only")
+    chosen += [need for entry in entries if entry.model in chosen for need in entry.needs.values()]
+    entries = [_with_seeds(entry, seeds) for entry in entries if entry.model in chosen]
+    recipe = Recipe(
+        path.stem, str(file.values.get("about", "")).strip(), tuple(entries), of_datasets,
+        tuple(seeds) or common_seeds, _mapping(file, "settings"), _mapping(file, "settings_llm"),
+        _mapping(file, "settings_traditional"), dict(overrides or {}),
+        baseline if any(baseline in (entry.title, entry.model) for entry in entries) else None, _metrics(file),
+        Path(str(file.values.get("output") or f"results/{path.stem}")), str(path))
+    _check_needs(recipe.entries, file)
+    _check_cells(recipe)
+    return recipe
+
+
+def _entry(item: Any, file: YamlFile, datasets: Mapping[str, Any], seeds: tuple[int, ...]) -> Entry:
+    item, place = ({"model": item} if isinstance(item, str) else item), file.place("models")
+    if not isinstance(item, dict) or not isinstance(item.get("model"), str):
+        raise SettingError(f"{item!r} is no entry of `models`", place, "write a name, or - model: NAME and its keys")
+    where = f"{place}, {item['model']}"
+    for key in item:
+        if key not in ENTRY_KEYS:
+            raise SettingError(f"{key}: there is no such key of a model in a recipe", where, nearest(key, ENTRY_KEYS))
+    try:
+        model_family(item["model"])
+    except SettingError as error:
+        raise SettingError(error.what, where, error.remedy) from error
+    for key in ("settings", "grid", "needs", "export"):
+        if not isinstance(item.get(key) or {}, dict):
+            raise SettingError(f"{key} must hold `name: value` lines", where, f"for example {key}: {{alpha: 10}}")
+    grid = item.get("grid") or {}
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise SettingError(f"grid: {key} needs a list of values", where, f"for example {key}: [1, 5, 10]")
+    if item.get("choose") not in (None, "validation") or (item.get("choose") and not grid):
+        raise SettingError(f"choose = {item['choose']}: the only choice is `validation`, and it needs a grid", where,
+                           "add a grid, or remove choose")
+    for key in item.get("export") or {}:
+        if key not in EXPORT_KEYS or TEACHER not in (item.get("needs") or {}):
+            raise SettingError(f"export: {key} is no option of a needed teacher", where, nearest(key, EXPORT_KEYS))
+    variants = tuple(dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
+    return Entry(item["model"], item.get("label"), item.get("settings") or {}, variants, bool(item.get("choose")),
+                 tuple(_seeds(item["seeds"], where)) if "seeds" in item else seeds,
+                 tuple(name for name in _listed(item.get("datasets") or list(datasets)) if name in datasets),
+                 item.get("needs") or {}, item.get("export") or {})
+
+
+def _check_needs(entries: Sequence[Entry], file: YamlFile) -> None:
+    titles = [entry.title for entry in entries]
+    if twice := next((title for title in titles if titles.count(title) > 1), None):
+        raise SettingError(f"two entries are called {twice}", file.place("models"), "give one of them a `label`")
+    for entry in entries:
+        for setting, model in entry.needs.items():
+            where = f"{file.place('models')}, {entry.model}, needs"
+            providers = [other for other in entries if other.model == model]
+            if not providers:
+                raise SettingError(f"{setting}: {model} is no model of this recipe", where,
+                                   nearest(model, [other.model for other in entries]))
+            if len(providers) > 1 or len(providers[0].variants) > 1 or providers[0].needs:
+                raise SettingError(f"{setting}: {model} stands for several runs, or needs another run itself", where,
+                                   "name a model that has one entry without a grid and without needs")
+            missing = set(entry.seeds) - set(providers[0].seeds)
+            if missing or set(entry.datasets) - set(providers[0].datasets):
+                raise SettingError(f"{setting}: {model} is not run with every seed and data set of {entry.model}",
+                                   where, "give both the same seeds and data sets")
+
+
+def _check_cells(recipe: Recipe) -> None:
+    """Every cell's settings by the rules of the command; a folder that is still to be made counts as there."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "teacher.json").touch()
+        for entry in recipe.entries:
+            for dataset, variant in product(entry.datasets, entry.variants):
+                settings = recipe.cell_settings(entry, dataset, variant) | dict.fromkeys(entry.needs, folder)
+                if "seed" in settings:
+                    raise SettingError("seed is no setting of a recipe", recipe.place, "write seeds: [42, 43, 44]")
+                place = f"{recipe.place}, {entry.model} on {dataset}"
+                try:
+                    validate(settings | {"seed": entry.seeds[0]}, dict.fromkeys(settings, place), entry.model, dataset)
+                except SettingError as error:
+                    raise SettingError(error.what, error.where or place, error.remedy) from error
+
+
+def _with_seeds(entry: Entry, seeds: Sequence[int]) -> Entry:
+    return Entry(**{**entry.__dict__, "seeds": tuple(seeds)}) if seeds else entry
+
+
+def _datasets(file: YamlFile) -> dict[str, dict[str, Any]]:
+    raw = file.values.get("datasets")
+    if isinstance(raw, dict) and raw and all(isinstance(value, dict) or value is None for value in raw.values()):
+        return {str(name): value or {} for name, value in raw.items()}
+    if isinstance(raw, (str, list)) and raw:
+        return {str(name): {} for name in _listed(raw)}
+    raise SettingError("a recipe needs `datasets`", file.place("datasets"), "for example datasets: [ml-100k]")
+
+
+def _seeds(raw: Any, where: str) -> list[int]:
+    seeds = raw if isinstance(raw, list) else [raw]
+    if not seeds or any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds) \
+            or len(set(seeds)) < len(seeds):
+        raise SettingError(f"seeds = {raw}: must be different integers from 0", where, "for example seeds: [42, 43]")
+    return seeds
+
+
+def _mapping(file: YamlFile, key: str) -> dict[str, Any]:
+    value = file.values.get(key) or {}
+    if not isinstance(value, dict):
+        raise SettingError(f"{key} must hold `name: value` lines", file.place(key), f"for example {key}: {{epochs: 3}}")
+    return value
+
+
+def _metrics(file: YamlFile) -> tuple[str, ...]:
+    metrics = tuple(_listed(file.values.get("metrics") or list(SHOWN)))
+    for name in metrics:
+        if not is_metric(name):
+            raise SettingError(f"{name} is no metric", file.place("metrics"), "for example HR@5 or NDCG@20")
+    return metrics
+
+
+def _baseline(file: YamlFile, entries: Sequence[Entry]) -> str | None:
+    wanted = file.values.get("baseline")
+    titles = [entry.title for entry in entries]
+    if wanted is not None and wanted not in [*titles, *(entry.model for entry in entries)]:
+        raise SettingError(f"baseline = {wanted}: no model of this recipe is called so", file.place("baseline"),
+                           nearest(str(wanted), titles))
+    return wanted
+
+
+def _chosen(wanted: Sequence[str], known: Iterable[str], option: str) -> list[str]:
+    known = list(known)
+    for name in wanted:
+        if name not in known:
+            raise SettingError(f"{name}: the recipe has no such entry", f"--{option}", nearest(name, known))
+    return list(wanted) or known
+
+
+def _listed(raw: Any) -> list[str]:
+    return [str(item) for item in (raw if isinstance(raw, list) else [raw])]

@@ -1,0 +1,102 @@
+"""The `compare` subcommand: a table with its statistics from finished runs, or from a summary of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_soft.artifacts import make_folder, write_text
+from recbole_soft.errors import SettingError, nearest
+from recbole_soft.reporting.comparison import SHOWN, Comparison
+from recbole_soft.reporting.comparison_formats import FORMATS, terminal
+from recbole_soft.reporting.methods import Method, group_methods
+from recbole_soft.reporting.records import read_records
+from recbole_soft.reporting.summaries import Summary, read_summary, write_summary
+
+OPTIONS = {"runs": "", "from": "", "metrics": "", "baseline": "", "datasets": "", "details": "False", "out": "",
+           "save": "", "format": "txt"}
+EXAMPLE = "python run_recbole_soft.py compare --runs=saved --baseline=BIGRec_SFT"
+HELP = f"""Compares finished runs: means over seeds, intervals, paired tests, gains (docs/comparing.md).
+
+  --runs=A,B          run folders, or folders that hold some; runs that differ in their seed alone are one row
+  --from=FOLDER       in place of runs: a summary, such as results/ml-100k
+  --baseline=NAME     the row that all others are tested against, such as BIGRec_SFT (default: the first SFT row)
+  --metrics=A,B       default: {",".join(SHOWN)}
+  --datasets=A,B      these data sets only
+  --details=True      intervals, p-values, effect sizes, windows needed
+  --format=FORMAT     what is printed: {", ".join(FORMATS)}
+  --out=FOLDER        writes table.txt, table.md, table.csv and table.tex there
+  --save=FOLDER       writes a summary there, small enough for a repository
+
+example: {EXAMPLE}
+"""
+YES = ("true", "1", "yes")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the subcommand; returns the exit code.
+
+    Raises:
+        UserError: an option is wrong, or the runs cannot be read or compared.
+    """
+    if not argv or {"-h", "--help"} & set(argv):
+        sys.stdout.write(HELP)
+        return 0
+    options = parse_options(argv)
+    summary = read_summary(Path(options["from"])) if options["from"] else Summary(
+        group_methods(read_records([Path(place) for place in _listed(options["runs"])])))
+    summary = Summary(_on_datasets(summary.methods, _listed(options["datasets"])),
+                      _listed(options["metrics"]) or summary.metrics, options["baseline"] or summary.baseline,
+                      summary.notes)
+    comparison = summary.compared()
+    is_detailed = options["details"].lower() in YES
+    sys.stdout.write(terminal(comparison, is_detailed) if options["format"] == "txt"
+                     else FORMATS[options["format"]](comparison))
+    if options["out"]:
+        write_tables(Path(options["out"]), comparison)
+    if options["save"]:
+        write_summary(Path(options["save"]), summary)
+    return 0
+
+
+def _on_datasets(methods: Sequence[Method], wanted: Sequence[str]) -> list[Method]:
+    known = {method.dataset for method in methods}
+    if missing := [name for name in wanted if name not in known]:
+        raise SettingError(f"there is no run on '{missing[0]}'", "--datasets", nearest(missing[0], known))
+    return [method for method in methods if method.dataset in (wanted or known)]
+
+
+def write_tables(folder: Path, comparison: Comparison) -> list[Path]:
+    """Writes the comparison in every format; returns the files: `table.txt`, `table.md`, `table.csv`, `table.tex`."""
+    make_folder(folder, "out")
+    files = []
+    for ending, form in FORMATS.items():
+        files.append(folder / f"table.{ending}")
+        write_text(files[-1], form(comparison))
+    return files
+
+
+def parse_options(argv: Sequence[str]) -> dict[str, str]:
+    """The words of the command as options.
+
+    Raises:
+        SettingError: an unknown or missing option.
+    """
+    options = dict(OPTIONS)
+    for word in argv:
+        key, is_set, value = word.removeprefix("--").partition("=")
+        if not is_set or key not in OPTIONS:
+            raise SettingError(f"'{word}' is not an option of compare", "command line",
+                               f"{nearest(key, OPTIONS)} For example: {EXAMPLE}")
+        options[key] = value
+    if bool(options["runs"]) == bool(options["from"]):
+        raise SettingError("give either --runs or --from", "command line", EXAMPLE)
+    if options["format"] not in FORMATS:
+        raise SettingError(f"there is no format '{options['format']}'", "--format", nearest(options["format"], FORMATS))
+    return options
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+

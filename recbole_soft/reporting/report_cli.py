@@ -1,0 +1,89 @@
+"""`python run_recbole_soft.py report --runs=saved/A,saved/B --out=report.html`: one HTML page about finished runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from recbole_soft.artifacts import write_text
+from recbole_soft.errors import SettingError, nearest
+from recbole_soft.reporting.comparison import SHOWN
+from recbole_soft.reporting.html.page import report_page
+from recbole_soft.reporting.methods import group_methods
+from recbole_soft.reporting.records import read_records
+from recbole_soft.reporting.summaries import SUMMARY_FILE, Summary, read_summary
+
+OPTIONS = {"runs": "", "from": "", "datasets": "", "metrics": "", "baseline": "", "title": "Comparison of runs",
+           "out": "report.html"}
+EXAMPLE = "python run_recbole_soft.py report --from=saved --out=report.html"
+HELP = f"""One self-contained HTML page about finished runs: results, curves, costs, answers, examples (docs/report.md).
+
+  --runs=A,B          run folders, or folders that hold some
+  --from=FOLDER       in place of runs: all runs below a folder, or a summary such as results/ml-100k
+  --out=FILE          file to write (default: {OPTIONS['out']})
+  --datasets=A,B      these data sets only
+  --metrics=A,B       default: {",".join(SHOWN)}
+  --baseline=NAME     the method that all others are tested against, such as BIGRec_SFT (default: the first SFT row)
+  --title=TEXT        heading of the page
+
+example: {EXAMPLE}
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the page and says where; returns the exit code.
+
+    Raises:
+        UserError: an option is wrong, or the runs cannot be read or compared.
+    """
+    if not argv or {"-h", "--help"} & set(argv):
+        sys.stdout.write(HELP)
+        return 0
+    options = parse_options(argv)
+    out = Path(options["out"])
+    if out.is_dir():
+        raise SettingError(f"{out} is a folder", "--out", f"name a file: --out={out / 'report.html'}")
+    page = report_page(chosen_runs(options).compared(), options["title"])
+    write_text(out, page)
+    sys.stdout.write(f"{out} ({len(page.encode()) / 2**20:.1f} MB)\n")
+    return 0
+
+
+def chosen_runs(options: Mapping[str, str]) -> Summary:
+    """The methods that the options ask for, and how they are to be compared."""
+    folder = Path(options["from"])
+    if options["from"] and (folder / SUMMARY_FILE).is_file():
+        summary = read_summary(folder)
+    else:
+        places = [Path(place) for place in _listed(options["runs"])] or [folder]
+        summary = Summary(group_methods(read_records(places)))
+    wanted, known = _listed(options["datasets"]), {method.dataset for method in summary.methods}
+    if missing := [name for name in wanted if name not in known]:
+        raise SettingError(f"there is no run on '{missing[0]}'", "--datasets", nearest(missing[0], known))
+    methods = [method for method in summary.methods if method.dataset in (wanted or known)]
+    return replace(summary, methods=methods, metrics=_listed(options["metrics"]) or summary.metrics,
+                   baseline=options["baseline"] or summary.baseline)
+
+
+def parse_options(argv: Sequence[str]) -> dict[str, str]:
+    """The words of the command as options.
+
+    Raises:
+        SettingError: an unknown or missing option.
+    """
+    options = dict(OPTIONS)
+    for word in argv:
+        key, is_set, value = word.removeprefix("--").partition("=")
+        if not is_set or key not in OPTIONS:
+            raise SettingError(f"'{word}' is not an option of report", "command line",
+                               f"{nearest(key, OPTIONS)} For example: {EXAMPLE}")
+        options[key] = value
+    if bool(options["runs"]) == bool(options["from"]):
+        raise SettingError("give either --runs or --from", "command line", EXAMPLE)
+    return options
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.strip("[]").split(",") if part.strip()]

@@ -1,0 +1,1 @@
+"""Statistics over test windows: arrays in, numbers out. Knows no files, no records and no models."""

@@ -1,0 +1,10 @@
+"""LoRARequest of the stand-in."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class LoRARequest:
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
