@@ -12,9 +12,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 venv: $(VENV)/.ready
 demo: $(VENV)/.ready
 	$(BIN)/python run_recbole_soft.py --model=BIGRec_SOFT --dataset=ml-100k
+# Two processes of one thread each: the models of the tests are too small for a second thread to help.
 test: $(VENV)/.ready-test
 	$(BIN)/ruff check $(CODE)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check $(CODE)
 clean:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = next(line.split('"')[1] for line in (ROOT / "recbole_soft" / "__init__.py").read_text().splitlines()
@@ -18,7 +18,9 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["recbole_soft", "recbole_soft.*"]), *PROPERTIES],
+    # Most folders of the package have no __init__.py, so `find_packages` would leave them out of the wheel.
+    packages=[*find_namespace_packages(include=["recbole_soft", "recbole_soft.*"], exclude=["*.__pycache__"]),
+              *PROPERTIES],
     package_dir={name: name.removeprefix("recbole_soft.").replace(".", "/") for name in PROPERTIES},
     package_data={"recbole_soft.reporting.html": ["assets/*"], **{name: ["*.yaml"] for name in PROPERTIES}},
     entry_points={"console_scripts": ["recbole-soft = recbole_soft.cli:main"]},
@@ -42,6 +44,7 @@ setup(
         "plots": ["matplotlib>=3.7"],
         "demo": ["gradio>=6,<7"],
         "tune": ["optuna>=5,<6"],
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "matplotlib>=3.7"],
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9",
+                 "matplotlib>=3.7"],
     },
 )

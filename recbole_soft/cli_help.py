@@ -37,7 +37,7 @@ usage:
   python run_recbole_soft.py --model=MODEL --dataset=NAME --config_files=a.yaml,b.yaml
   python run_recbole_soft.py prepare --help      atomic files from raw Amazon files
   python run_recbole_soft.py plot --run=saved/RUN   picture of tau, d_t and the losses of a run
-  python run_recbole_soft.py benchmark --help    many models, data sets and seeds, and the table with its tests
+  python run_recbole_soft.py benchmark --help    models x data sets x seeds, and their table
   python run_recbole_soft.py compare --help      the same table from finished runs
   python run_recbole_soft.py report --help       HTML page about finished runs
   python run_recbole_soft.py export-teacher --help  lists and vectors of an LLM run, for DLLM2Rec

@@ -7,11 +7,14 @@ y_hat the best of 4 beams of the SFT model. Kept as readable JSON lines. Takes a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from recbole_soft.artifacts import write_lines
+
+EXAMPLES_FILE = "examples_distilled.jsonl"
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,12 @@ def write_distilled(path: Path, windows: Sequence[DistilledWindow]) -> None:
     """Writes one JSON line per window, atomically."""
     write_lines(path, ({"window_id": window.window_id, "prompt": window.prompt, **asdict(window)}
                        for window in windows))
+
+
+def copy_first(made: Mapping[str, Any] | None, folder: Path, count: int) -> None:
+    """Puts the first lines of a self-distilled set into a run folder; `made` is the run's note about it, if any."""
+    if made and count:
+        write_distilled(folder / EXAMPLES_FILE, read_distilled(Path(made["file"]))[:count])
 
 
 def read_distilled(path: Path) -> list[DistilledWindow]:

@@ -22,8 +22,8 @@ from recbole_soft.artifacts import make_folder
 from recbole_soft.cli import parse_words
 from recbole_soft.config.sources import split_config_files, user_settings
 from recbole_soft.config.validate import validate
-from recbole_soft.engine_exchange import Sampling, read_answers, read_export
-from recbole_soft.errors import SettingError, nearest
+from recbole_soft.engine_exchange import Export, Sampling, read_answers, read_export
+from recbole_soft.errors import DataError, SettingError, nearest
 from recbole_soft.registry import LLM_FAMILY, model_family, split_name
 
 logger = logging.getLogger("recbole_soft")
@@ -78,16 +78,19 @@ def _export(words: dict[str, str]) -> str:
     sampling = _sampling(options)
     out = make_folder(Path(options["out"]).expanduser(), "out")
     with _opened(model, dataset, settings, out) as (trainer, splits):
-        from recbole_soft.strategies.engine_answers import ask
+        from recbole_soft.strategies.engine_answers import WEIGHTS, ask
 
         context = _context(trainer, splits[0].dataset)
         trainer.fit(*splits[:2], show_progress=trainer.config["show_progress"])
-        if trainer.config["tuning"] == "full":
-            context.model.backbone.tokenizer.hf.save_pretrained(str(out / trainer.stages[0].name))
-        shutil.copyfile(PROGRAM, out / PROGRAM.name)
         seeded = Sampling(**{**vars(sampling), "seed": trainer.config["seed"]}) if sampling.samples else sampling
         export = ask(context, out, seeded, {
             "program": PROGRAM.name, "run": {"model": model, "dataset": dataset, "settings": settings}})
+        # Only now is it known that the folder holds no answers of other weights.
+        shutil.rmtree(out / WEIGHTS, ignore_errors=True)
+        context.model.weights.save(WEIGHTS, out / WEIGHTS)
+        if trainer.config["tuning"] == "full":
+            context.model.backbone.tokenizer.hf.save_pretrained(str(out / WEIGHTS))
+        shutil.copyfile(PROGRAM, out / PROGRAM.name)
         asked, windows = len(export.ids), len(context.windows)
     needed = f" and the base model is ({export.about['model']})" if export.about["tuning"] == "lora" else ""
     how = f"{sampling.samples} drawn answers each" if sampling.samples else "one greedy answer each"
@@ -143,8 +146,8 @@ def _import(words: dict[str, str]) -> str:
         raise SettingError("--from is missing", "command line", f"{COMMAND} distill import --from=FOLDER")
     folder = Path(words.pop("from")).expanduser()
     export = read_export(folder)
-    read_answers(export)  # before anything heavy is opened; read again by whoever uses them
-    run = export.about["run"]
+    answers = read_answers(export)  # before anything heavy is opened; read again by whoever uses them
+    run = _run_of(export)
     taken = {key: value for key, value in run["settings"].items() if key not in NOT_TAKEN_OVER}
     model, dataset = words.pop("model", run["model"]), words.pop("dataset", run["dataset"])
     _check_model(model)
@@ -153,6 +156,7 @@ def _import(words: dict[str, str]) -> str:
     typed = validate(settings, sources, model, dataset)
     with _opened(model, dataset, typed, folder) as (trainer, splits):
         from recbole_soft.distill import summarise
+        from recbole_soft.strategies.engine_answers import WEIGHTS
         from recbole_soft.strategies.soft import obtain_distilled
 
         context = _context(trainer, splits[0].dataset)
@@ -161,14 +165,28 @@ def _import(words: dict[str, str]) -> str:
             stage, trainer.stage_weights.key(stage, context.windows, splits[1])) is not None
         if not is_kept:
             context.model.weights.create(stage.name, trainer.config["seed"])
-            context.model.weights.load(stage.name, folder / export.about["weights"])
+            context.model.weights.load(stage.name, folder / WEIGHTS)
         figures = summarise(obtain_distilled(context))
         made = trainer.notes["self_distilled_set"]["file"]
     shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
-    again = typed | ({} if is_kept else {"sft_adapter": str(folder / export.about["weights"])})
+    again = typed | ({} if is_kept else {"sft_adapter": str(folder / WEIGHTS)})
     command = [*COMMAND.split(), f"--model={model}", f"--dataset={dataset}",
                *(f"--{key}={_word(value)}" for key, value in again.items())]
-    return f"self-distilled set: {made}\n{shown}\ntrain on it:\n  {shlex.join(command)}"
+    engines = ", ".join(dict.fromkeys(
+        " ".join(str(session[name]) for name in ("engine", "version", "dtype") if name in session)
+        for session in answers.sessions))
+    how = f"{export.sampling.samples} drawn, {trainer.config['engine_pick']}" if export.sampling.samples else "greedy"
+    return (f"answers to {len(export.ids):,} distinct prompts by {engines} ({how})\n{shown}\n"
+            f"self-distilled set: {made}\ntrain on it:\n  {shlex.join(command)}")
+
+
+def _run_of(export: Export) -> dict[str, Any]:
+    """Model, data set and settings of the run that asked."""
+    run = export.about.get("run")
+    kinds = {"model": str, "dataset": str, "settings": dict}
+    if not (isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in kinds.items())):
+        raise DataError("engine.json does not say which run asked", where=str(export.folder), remedy="export again")
+    return run
 
 
 def _word(value: Any) -> str:
@@ -191,15 +209,14 @@ def _opened(model: str, dataset: str, settings: Mapping[str, Any], folder: Path)
     from recbole_soft.data.dataset import SoftDataset
     from recbole_soft.data.sources import find_dataset
     from recbole_soft.run import fit_cutoffs
-    from recbole_soft.run_folders import kept_while_unfinished
     from recbole_soft.strategies.engine_answers import check_askable
     from recbole_soft.trainer.llm_trainer import LLMTrainer
 
     config = SoftConfig(model, dataset, config_dict=settings)
     check_askable(config, get_model(model))
-    config["run_folder"] = str(folder)
-    with log_to(folder / "distill.log", config["state"]), kept_while_unfinished(config, folder), \
-            tempfile.TemporaryDirectory() as curves, tensorboard_in(Path(curves)):
+    with log_to(folder / "distill.log", config["state"]), tempfile.TemporaryDirectory() as left, \
+            tensorboard_in(Path(left)):
+        config["run_folder"] = left
         init_seed(config["seed"], config["reproducibility"])
         find_dataset(dataset, str(Path(config["data_path"]).parent))
         data = SoftDataset(config)

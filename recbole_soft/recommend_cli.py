@@ -17,7 +17,7 @@ from recbole_soft.errors import SettingError, nearest
 
 SOME_LINES_REFUSED = 3
 SOURCES = ("history", "item_ids", "user_id", "input")
-DEFAULTS = {"top": "10", "format": "table", "batch_size": "64"}
+DEFAULTS = {"top": "10", "format": "table", "batch_size": "64", "trust_remote_code": "False"}
 OPTIONS = ("run", "stage", *SOURCES, "output", "data_path", "llm_path", *DEFAULTS)
 REPORTED_LINES = 20
 EXAMPLE = 'python run_recbole_soft.py recommend --run=saved/RUN --history="Toy Story|Aladdin"'
@@ -28,6 +28,7 @@ HELP = f"""What a finished run recommends.
   --top=N             items (default: {DEFAULTS["top"]})
   --data_path=FOLDER  folder that holds the data set, if it has moved
   --llm_path=FOLDER   folder of the language model, if it has moved
+  --trust_remote_code=True   runs code that comes with the language model, if the run did, too
 
 one of:
   --history="A|B"     titles, oldest first; \\| is a bar inside a title; or a JSON list: '["A", "B"]'
@@ -112,7 +113,8 @@ def _opened(options: dict[str, str]) -> Any:
 
     if sys.stderr.isatty():
         sys.stderr.write(f"opening {options['run']} ...\n")
-    return load_recommender(options["run"], options.get("stage"), options.get("data_path"), options.get("llm_path"))
+    return load_recommender(options["run"], options.get("stage"), options.get("data_path"), options.get("llm_path"),
+                            options["trust_remote_code"].lower() == "true")
 
 
 def _words(options: dict[str, str]) -> dict[str, Any]:
@@ -143,6 +145,9 @@ def _parse(argv: Sequence[str]) -> dict[str, str]:
         raise SettingError("--output is for a file of histories", "command line", "add --input=FILE, or remove it")
     if options["format"] not in ("table", "json"):
         raise SettingError(f"format = {options['format']}: must be table or json", "command line", "--format=json")
+    if options["trust_remote_code"].lower() not in ("true", "false"):
+        raise SettingError(f"trust_remote_code = {options['trust_remote_code']}: must be True or False", "command line",
+                           "remove it, or --trust_remote_code=True")
     return options
 
 

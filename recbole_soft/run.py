@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from recbole_soft import plugin
-from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, make_folder, write_lines, write_text
+from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, make_folder, write_text
 from recbole_soft.companions import companion_folder
 from recbole_soft.data.sources import find_dataset
-from recbole_soft.distill import read_distilled, write_distilled
+from recbole_soft.distill import copy_first
 from recbole_soft.errors import DataError
 from recbole_soft.parallel.group import check_alike, from_first, start, world_size
 from recbole_soft.registry import is_llm_name
+from recbole_soft.reporting.comparable import PROTOCOL_SETTINGS
 from recbole_soft.reporting.record import (
     RECORD_FILE,
     Clock,
@@ -141,6 +142,7 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: Clock,
              validation_only: ValidationOnly | None) -> dict[str, Any]:
     from recbole.utils import get_model
 
+    from recbole_soft.evaluation.answers import describe_answers
     from recbole_soft.evaluation.ranks import RankRecorder
     from recbole_soft.trainer.llm_trainer import LLMTrainer
 
@@ -155,9 +157,7 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: Clock,
     best_score, best_result = trainer.fit(train, valid, saved=saved, show_progress=config["show_progress"],
                                           callback_fn=validation_only.callback(trainer) if validation_only else None)
     clock.lap("training")
-    if config["examples"] and "self_distilled_set" in trainer.notes:
-        distilled = read_distilled(Path(trainer.notes["self_distilled_set"]["file"]))
-        write_distilled(folder / "examples_distilled.jsonl", distilled[:config["examples"]])
+    copy_first(trainer.notes.get("self_distilled_set"), folder, config["examples"])
     results, test_result = [], {}
     if validation_only and (injection := _injection(config, trainer, trainer.stages[-1].name, splits)):
         best_result = trainer.evaluate(valid, load_best_model=False)
@@ -167,7 +167,8 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: Clock,
         injection = _injection(config, trainer, stage.name, splits)
         test_result = trainer.evaluate_stage(stage.name, test)
         results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, splits, config)
-                       | {"injection": injection, **_answers(model, stage.name, recorder.last, test, config)})
+                       | {"injection": injection}
+                       | describe_answers(model, test, recorder.last, stage.name, folder, config["examples"]))
     clock.lap("test")
     return {
         "best_valid_score": best_score, "best_valid_result": best_result, "test_result": test_result,
@@ -260,18 +261,6 @@ def _run_traditional(
     }
 
 
-def _answers(model, stage: str, ranks: np.ndarray, test, config) -> dict[str, Any]:
-    """Figures about the generated answers of a row of the table; the first of them go to a file, to be read."""
-    from recbole_soft.evaluation.answers import answer_examples, answer_figures
-
-    shown = answer_examples(model, test, ranks, config["examples"])
-    if not shown:
-        return {"answers": answer_figures(model, test)}
-    name = f"examples_{stage}.jsonl"
-    write_lines(Path(config["run_folder"]) / name, shown)
-    return {"answers": answer_figures(model, test), "examples_file": name}
-
-
 def _result(label: str, stage: str, ranks: np.ndarray, splits, config) -> dict[str, Any]:
     """Metrics of a row of the table; the ranks go to a file for significance tests and breakdowns."""
     from recbole_soft.evaluation.ranks import metric_table
@@ -284,9 +273,7 @@ def _result(label: str, stage: str, ranks: np.ndarray, splits, config) -> dict[s
 
 
 def _record(config, data, splits, outcome: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
-    protocol = {name: config[name] for name in (
-        "window", "MAX_ITEM_LIST_LENGTH", "duplicate_titles", "mask_history", "eval_args", "user_inter_num_interval",
-        "item_inter_num_interval", "train_sample", "valid_sample", "test_sample", "sample_seed")}
+    protocol = {name: config[name] for name in PROTOCOL_SETTINGS}
     return {
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),

@@ -19,6 +19,7 @@ from recbole_soft.data.sources import find_dataset, local_dataset
 from recbole_soft.errors import SettingError
 from recbole_soft.reporting.compare_cli import write_tables
 from recbole_soft.reporting.comparison_formats import terminal
+from recbole_soft.reporting.html.page import write_page
 from recbole_soft.reporting.methods import Method
 from recbole_soft.reporting.summaries import Summary, write_summary
 
@@ -118,22 +119,29 @@ def _state(benchmark: Benchmark, cell: Cell) -> tuple[str, str]:
 def _report(recipe: Recipe, benchmark: Benchmark, output: Path) -> int:
     """Writes tables and summary, prints the table, and says what failed."""
     failed = failures(benchmark.cells)
-    methods = methods_of(recipe, benchmark)
-    if methods:
-        notes = {dataset: list(lines) for dataset, lines in benchmark.notes.items()}
-        for cell in failed:
-            notes.setdefault(cell.dataset, []).append(f"missing: {cell.name}")
-        summary = Summary(methods, recipe.metrics, _baseline(recipe, methods), notes)
-        comparison = summary.compared()
-        files = [*write_tables(output, comparison), write_summary(output, summary) / "summary.json"]
-        sys.stdout.write(terminal(comparison))
-        sys.stdout.write("\n" + "\n".join(map(str, files)) + "\n")
-        sys.stdout.flush()
-    if failed:
-        told = "\n".join(f"  {cell.name}\n      " + cell.failure.replace("\n", "\n      ") for cell in failed)
-        sys.stderr.write(f"{len(failed)} of {len(benchmark.cells)} cells failed; the same command tries them again:\n"
-                         f"{told}\n")
+    try:
+        _show_table(recipe, benchmark, failed, output)
+    finally:
+        if failed:
+            told = "\n".join(f"  {cell.name}\n      " + cell.failure.replace("\n", "\n      ") for cell in failed)
+            sys.stderr.write(f"{len(failed)} of {len(benchmark.cells)} cells failed; the same command tries them "
+                             f"again:\n{told}\n")
     return SOME_FAILED if failed else 0
+
+
+def _show_table(recipe: Recipe, benchmark: Benchmark, failed: Sequence[Cell], output: Path) -> None:
+    methods = methods_of(recipe, benchmark)
+    if not methods:
+        return
+    notes = {dataset: list(lines) for dataset, lines in benchmark.notes.items()}
+    for cell in failed:
+        notes.setdefault(cell.dataset, []).append(f"missing: {cell.name}")
+    summary = Summary(methods, recipe.metrics, _baseline(recipe, methods), notes)
+    comparison = summary.compared()
+    files = [*write_tables(output, comparison), write_summary(output, summary) / "summary.json",
+             write_page(output / "report.html", comparison, f"Benchmark {recipe.name}")]
+    sys.stdout.write(terminal(comparison) + "\n" + "\n".join(map(str, files)) + "\n")
+    sys.stdout.flush()
 
 
 def methods_of(recipe: Recipe, benchmark: Benchmark) -> list[Method]:

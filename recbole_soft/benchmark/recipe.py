@@ -13,10 +13,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from recbole_soft.config.layers import layer_values
+from recbole_soft.config.recbole_keys import recbole_defaults
 from recbole_soft.config.validate import validate
 from recbole_soft.config.yaml_files import YamlFile, load_yaml, properties_root
 from recbole_soft.errors import SettingError, nearest
 from recbole_soft.registry import LLM_FAMILY, model_family
+from recbole_soft.reporting.comparable import MAY_DIFFER, PROTOCOL_SETTINGS
 from recbole_soft.reporting.comparison import SHOWN
 from recbole_soft.statistics.metrics import is_metric
 
@@ -187,7 +190,11 @@ def _check_needs(entries: Sequence[Entry], file: YamlFile) -> None:
 
 
 def _check_cells(recipe: Recipe) -> None:
-    """Every cell's settings by the rules of the command; a folder that is still to be made counts as there."""
+    """Every cell's settings by the rules of the command; a folder that is still to be made counts as there.
+
+    Cells of one data set also need one protocol: their rows are to stand in one table.
+    """
+    protocols: dict[str, tuple[str, dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "teacher.json").touch()
         for entry in recipe.entries:
@@ -197,9 +204,23 @@ def _check_cells(recipe: Recipe) -> None:
                     raise SettingError("seed is no setting of a recipe", recipe.place, "write seeds: [42, 43, 44]")
                 place = f"{recipe.place}, {entry.model} on {dataset}"
                 try:
-                    validate(settings | {"seed": entry.seeds[0]}, dict.fromkeys(settings, place), entry.model, dataset)
+                    typed = validate(settings | {"seed": entry.seeds[0]}, dict.fromkeys(settings, place), entry.model,
+                                     dataset)
                 except SettingError as error:
                     raise SettingError(error.what, error.where or place, error.remedy) from error
+                protocol = _protocol(entry.model, dataset, typed)
+                other, first = protocols.setdefault(dataset, (entry.title, protocol))
+                if differing := [name for name in protocol if first[name] != protocol[name]]:
+                    name = differing[0]
+                    raise SettingError(f"{entry.title} has {name} = {protocol[name]}, {other} has {name} = "
+                                       f"{first[name]}: they could not stand in one table", place,
+                                       "set it for all (settings), or write two recipes")
+
+
+def _protocol(model: str, dataset: str, typed: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides data, windows and candidates of a cell."""
+    values = {**recbole_defaults(model), **layer_values(model, dataset, typed), **typed}
+    return {name: values.get(name) for name in PROTOCOL_SETTINGS if name not in MAY_DIFFER}
 
 
 def _with_seeds(entry: Entry, seeds: Sequence[int]) -> Entry:

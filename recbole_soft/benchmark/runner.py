@@ -20,9 +20,11 @@ from recbole_soft.benchmark.process import run_cell
 from recbole_soft.benchmark.progress import Progress
 from recbole_soft.benchmark.recipe import TEACHER
 from recbole_soft.benchmark.validity import Validity
+from recbole_soft.config.schema import SETTINGS
 from recbole_soft.data.sources import local_dataset
 from recbole_soft.errors import UserError
 from recbole_soft.registry import is_llm_name, split_name
+from recbole_soft.reporting.record import RECORD_FILE
 from recbole_soft.reporting.records import RunRecord
 
 TIMES_FILE = "times.json"
@@ -84,10 +86,8 @@ class Benchmark:
         return why
 
     def _own_run(self, cell: Cell) -> tuple[RunRecord | None, str]:
-        from recbole_soft.run import run_folder
-
         data_path = cell.settings.get("data_path")
-        return self.validity.find(run_folder(self.config(cell)), local_dataset(cell.dataset, data_path),
+        return self.validity.find(run_folder_of(self.config(cell)), local_dataset(cell.dataset, data_path),
                                   [provider.result.run for provider in cell.needs.values()])
 
     def lenders(self, cell: Cell) -> list[Cell]:
@@ -178,8 +178,9 @@ class Benchmark:
             commands.append(["export-teacher", f"--run={provider.run.place}", f"--stage={provider.stage}",
                              f"--out={self._teacher_file(cell).parent}",
                              *(f"--{key}={value}" for key, value in cell.entry.export.items())])
-        commands.append([f"--model={cell.entry.model}", f"--dataset={cell.dataset}", *(
-            f"--{key}={value}" for key, value in ({"show_progress": "False"} | cell.command(self.teachers)).items())])
+        options = {"show_progress": "False", **self._goes_on(cell), **cell.command(self.teachers)}
+        commands.append([f"--model={cell.entry.model}", f"--dataset={cell.dataset}",
+                         *(f"--{key}={value}" for key, value in options.items())])
         for words in commands:
             cell.failure = run_cell(words, log, self.environment, lambda: progress.tick(log))
             if cell.failure is not None:
@@ -187,6 +188,20 @@ class Benchmark:
         why = self.look(cell)
         if cell.result is None:
             cell.failure = f"the run ended well, but its record does not count: {why or 'it is not where it belongs'}"
+
+
+    def _goes_on(self, cell: Cell) -> dict[str, str]:
+        """A run that was interrupted goes on; one whose record does not count starts anew."""
+        is_finished = (run_folder_of(self.config(cell)) / RECORD_FILE).is_file() if self.is_known(cell) else False
+        can_resume = any(setting.name == "resume" for setting in SETTINGS)
+        return {"resume": "True"} if can_resume and not is_finished else {}
+
+
+def run_folder_of(config) -> Path:
+    """The folder that a run with these settings has."""
+    from recbole_soft.run import run_folder
+
+    return run_folder(config)
 
 
 def _told(cell: Cell) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 PROTOCOL = 1
-MISTAKE = 2
+MISTAKE, INTERRUPTED = 2, 130
 # vLLM sets memory aside for one of these ranks.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as refused:
         sys.stderr.write(f"error: {refused}\n")
         return MISTAKE
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        return INTERRUPTED
     _say("done; now: distill import, where recbole_soft is installed")
     return 0
 

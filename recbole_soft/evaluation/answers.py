@@ -6,17 +6,36 @@ again. Models that do not answer with titles (Rerank) have none.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from recbole_soft.artifacts import write_lines
 from recbole_soft.distill import summarise
 from recbole_soft.grounding import distances, item_scores
 from recbole_soft.models.base import LLMRecommender
 from recbole_soft.models.grounded_answers import ground_answers
 
 SHOWN_NEAREST = 5
+
+
+def describe_answers(
+    model: LLMRecommender, eval_data, ranks: np.ndarray, stage: str, folder: Path, examples: int
+) -> dict[str, Any]:
+    """What the record says of the answers of a stage; the first of them go to `examples_STAGE.jsonl`, to be read.
+
+    Args:
+        ranks: [n] ranks of the targets of the split, under the weights that are switched on.
+        examples: how many windows go to the file.
+    """
+    about: dict[str, Any] = {"answers": answer_figures(model, eval_data)}
+    shown = answer_examples(model, eval_data, ranks, examples)
+    if shown:
+        about["examples_file"] = f"examples_{stage}.jsonl"
+        write_lines(folder / about["examples_file"], shown)
+    return about
 
 
 def answer_figures(model: LLMRecommender, eval_data) -> dict[str, float | int | None] | None:

@@ -7,6 +7,7 @@ with what lies beside them. Reads the record only; opens neither data nor models
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,12 +87,20 @@ class FinishedRun:
             places.append(self.folder.parent / path.relative_to(parent))
         return next((str(place) for place in places if place.exists()), recorded)
 
-    def settings(self, data_path: str | None = None, llm_path: str | None = None) -> dict[str, Any]:
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The user's settings of the run, with paths as they are today.
 
         Args:
-            data_path, llm_path: in place of the run's.
+            given: settings in place of the run's; those that are empty are not given.
+
+        Raises:
+            ModelError: the language model brings code of its own, and nobody has said now that it may run: a record
+                may be somebody else's.
         """
+        if self.record["user_settings"].get("trust_remote_code") and not given.get("trust_remote_code"):
+            raise ModelError("the run's language model brings program code of its own",
+                             where=f"{self.folder}, llm_path={self.record['user_settings'].get('llm_path')}",
+                             remedy="--trust_remote_code=True, if you trust it")
         settings = {name: value for name, value in self.record["user_settings"].items()
                     if name not in ONLY_FOR_TRAINING}
         for name in self._path_settings(settings):
@@ -103,8 +112,7 @@ class FinishedRun:
             settings["artifacts_dir"] = str(self.folder.parent / "artifacts")
         if "data_path" not in settings and (found := self._data_beside_run()):
             settings["data_path"] = found
-        given = {"data_path": data_path, "llm_path": llm_path}
-        return settings | {name: str(value) for name, value in given.items() if value}
+        return settings | {name: value for name, value in given.items() if value}
 
     def _path_settings(self, settings: dict[str, Any]) -> list[str]:
         ours = known_settings(chosen_components(self.model, settings)).values()

@@ -12,7 +12,8 @@ from typing import Any
 
 from recbole_soft.recommend.recommender import Recommendations
 
-ROW_COLUMNS = ("line", "id", "place", "item_id", "title", "category", "score", "distance", "generated", "error")
+ROW_COLUMNS = ("line", "id", "place", "item_id", "title", "category", "score", "distance", "generated", "notes",
+               "error")
 _HISTORY_SHOWN = 10
 
 
@@ -27,7 +28,7 @@ def as_rows(answer: Recommendations) -> list[dict[str, Any]]:
     """An answer as rows of a table, one per recommended item."""
     generated = answer.generated[0] if answer.generated else ""
     return [{**dataclasses.asdict(item), "distance": "" if item.distance is None else item.distance,
-             "generated": generated} for item in answer]
+             "generated": generated, "notes": "; ".join(answer.notes)} for item in answer]
 
 
 def as_table(answer: Recommendations, heading: str, width: int = 100) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,17 @@ from recbole_soft.reporting.record import plain
 from recbole_soft.strategies.base import Stage, StageContext
 
 logger = logging.getLogger("recbole_soft")
-# Settings that may differ from the run's without deciding a ranking; places are looked up anew.
-FREE = frozenset({"artifacts_dir", "run_name", "sft_adapter"})
+# Settings that may differ from the run's without deciding a ranking: places, which are looked up anew, and speed.
+FREE = frozenset({"artifacts_dir", "run_name", "sft_adapter", "generation_batch_size", "embed_batch_tokens",
+                  "micro_batch_size", "gradient_checkpointing"})
 DATA_REMEDY = "bring back the files of the run (--data_path=FOLDER), or train again"
 
 
 class OpenedRun:
     """A run in memory.
+
+    Args:
+        given: settings in place of the run's, see `FinishedRun.settings`.
 
     Attributes:
         run: what was opened.
@@ -50,9 +54,9 @@ class OpenedRun:
         stage: its name.
     """
 
-    def __init__(self, run: FinishedRun, data_path: str | None = None, llm_path: str | None = None):
+    def __init__(self, run: FinishedRun, given: Mapping[str, Any]):
         self.run = run
-        self.config = _config(run, run.settings(data_path, llm_path))
+        self.config = _config(run, run.settings(given))
         init_seed(self.config["seed"], self.config["reproducibility"])
         data = SoftDataset(self.config)
         _check_items(run, data)
@@ -103,6 +107,7 @@ class OpenedRun:
             raise ModelError(f"{self.run.model} cannot score all items at once", where=str(self.run.folder),
                              remedy="choose a run of another model") from error
         scores = scores.float().cpu().view(len(windows), self.dataset.item_num).nan_to_num(nan=-torch.inf)
+        scores = scores + 0.0  # a distance of 0 is no score of -0
         scores[:, 0] = -torch.inf
         for row, items in enumerate(met):
             scores[row, torch.from_numpy(items)] = -torch.inf

@@ -11,10 +11,11 @@ Ranks as the run's own test does: same weights, prompts, masking, and ties broke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,13 +103,12 @@ class Recommender:
     Args:
         run: the run.
         stage: whose weights answer where a call names none; the last by default.
-        data_path, llm_path: in place of the run's, where data or language model have moved.
+        given: settings in place of the run's.
     """
 
-    def __init__(self, run: FinishedRun, stage: str | None = None, data_path: str | None = None,
-                 llm_path: str | None = None):
+    def __init__(self, run: FinishedRun, stage: str | None, given: Mapping[str, Any]):
         self.run, self.stage = run, run.stage(stage)
-        self._opened = OpenedRun(run, data_path, llm_path)
+        self._opened = OpenedRun(run, given)
         self._opened.switch_to(self.stage)
         self.reader = HistoryReader(self._opened.dataset)
 
@@ -208,8 +208,9 @@ class Recommender:
         """Whether a traditional model scores the same history otherwise for another user."""
         if isinstance(self._opened.model, LLMRecommender):
             return False
-        somebody = self.reader.windows([History((1,), (0.0,), user) for user in (0, 1)])
-        nobody, first = self._opened.scores(somebody, [])
+        items = tuple(range(1, min(4, self._opened.dataset.item_num)))
+        same_history = [History(items, tuple(map(float, items)), user) for user in (0, 1)]
+        nobody, first = self._opened.scores(self.reader.windows(same_history), [])
         return not torch.equal(nobody, first)
 
     def _names(self, item: int) -> tuple[str, str, str]:
@@ -220,7 +221,7 @@ class Recommender:
 
 
 def load_recommender(run: str | Path, stage: str | None = None, data_path: str | Path | None = None,
-                     llm_path: str | Path | None = None) -> Recommender:
+                     llm_path: str | Path | None = None, trust_remote_code: bool = False) -> Recommender:
     """Opens a finished run for recommending.
 
     Args:
@@ -228,6 +229,7 @@ def load_recommender(run: str | Path, stage: str | None = None, data_path: str |
         stage: whose weights answer, such as `sft`; the last by default. Calls may name another.
         data_path: folder that holds the data set, if it has moved.
         llm_path: folder of the language model, if it has moved.
+        trust_remote_code: lets a language model run code of its own that the run trusted, too.
 
     Raises:
         UserError: there is no finished run, its files are gone, or data or language model are not those of the run.
@@ -237,5 +239,7 @@ def load_recommender(run: str | Path, stage: str | None = None, data_path: str |
 
     plugin.install()
     quiet_libraries()
-    return Recommender(read_run(run), stage, data_path and str(data_path), llm_path and str(llm_path))
+    return Recommender(read_run(run), stage, {
+        "data_path": data_path and str(data_path), "llm_path": llm_path and str(llm_path),
+        "trust_remote_code": trust_remote_code})
 

@@ -107,7 +107,7 @@ class TitleMatcher:
         near = [self._by_text[title][0] for title in self._close(_folded(text), 0.6, SUGGESTIONS)]
         items = list(dict.fromkeys([*self.search(text, SUGGESTIONS - 1), *near]))[:SUGGESTIONS]
         if not items:
-            return "no title is near; part of a title finds it on the page of `recbole-soft demo`"
+            return "no title is near; check the spelling against the titles in NAME.item of the data set"
         return "did you mean " + " or ".join(f"'{self._titles[item]}'" for item in items) + "?"
 
     # ---- indexes, made when first needed -----------------------------------------------------------

@@ -7,6 +7,10 @@ from typing import Any
 
 from recbole_soft.reporting.records import RecordError, RunRecord
 
+# Settings that decide data, windows and candidates; every record has them as its `protocol`.
+PROTOCOL_SETTINGS = (
+    "window", "MAX_ITEM_LIST_LENGTH", "duplicate_titles", "mask_history", "eval_args", "user_inter_num_interval",
+    "item_inter_num_interval", "train_sample", "valid_sample", "test_sample", "sample_seed")
 # Traditional models train on the whole split, LLM methods on a sample of it: that is the paper's protocol.
 MAY_DIFFER = frozenset({"train_sample"})
 FINGERPRINTS = {"catalogue": "catalogues", "items": "numbers of items", "valid": "validation windows",
@@ -45,7 +49,7 @@ def _refusal(what: str, first: RunRecord, other: RunRecord) -> RecordError:
 def mixed_versions(runs: Sequence[RunRecord]) -> list[str]:
     """Sentences about versions of the code, libraries and machines that differ between the runs of a table."""
     notes = []
-    models = [run.raw.get("language_model", {}).get("base_fingerprint") for run in runs]
+    models = [(run.raw.get("language_model") or {}).get("base_fingerprint") for run in runs]
     for what, values in (("commits of the code", [run.raw.get("commit") for run in runs]),
                          ("versions of torch", [_version(run, "torch") for run in runs]),
                          ("versions of transformers", [_version(run, "transformers") for run in runs]),
@@ -57,4 +61,4 @@ def mixed_versions(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _version(run: RunRecord, package: str) -> Any:
-    return run.raw.get("versions", {}).get(package)
+    return (run.raw.get("versions") or {}).get(package)

@@ -30,7 +30,8 @@ class _Style:
     text: Callable[[str], str] = str
 
 
-_PLAIN = _Style(lambda text, place: text + {1: "¹", 2: "²"}.get(place, ""), str, " ±")
+# Marks have their own places, so that numbers stay below each other.
+_PLAIN = _Style(lambda text, place: text + {1: "¹", 2: "²"}.get(place, " "), "{:<2}".format, "±")
 _MARKDOWN = _Style(lambda text, place: {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(place, text),
                    lambda marks: marks.replace("*", r"\*"), " ± ", lambda text: text.replace("|", r"\|"))
 _TEX = _Style(lambda text, place: {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(place, text),

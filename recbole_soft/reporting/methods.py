@@ -21,10 +21,12 @@ from recbole_soft.reporting.records import RecordError, RunRecord, RunResult
 # Settings that name the run, its place, its machine's share or how it talks, not what comes out of it.
 NOT_DECIDING = frozenset({
     "model", "strategy", "seed", "run_name", "run_folder", "checkpoint_dir", "artifacts_dir", "show_progress", "state",
-    "data_path", "gpu_id", "examples", "config_files",
+    "data_path", "gpu_id", "examples", "config_files", "resume", "checkpoint_seconds", "settings_key",
 })
 # Folders of other runs. They usually differ by seed, and are told apart only where nothing else does.
 COMPANION_PATHS = ("teacher", "rec_model_file", "injection_model_file", "retriever", "sft_adapter")
+# Ranks that differ by rounding alone: by one place or a hundredth of the rank, in few windows.
+ROUNDING_STEP, ROUNDING_SHARE = 0.01, 0.1
 
 
 @dataclass(frozen=True)
@@ -129,13 +131,25 @@ def _method(group: Sequence[RunResult]) -> Method:
     of_seed: dict[int, RunResult] = {}
     for result in group:
         first = of_seed.setdefault(result.run.seed, result)
-        if first is not result and not np.array_equal(first.ranks, result.ranks):
+        if first is not result and not equal_but_for_rounding(first.ranks, result.ranks):
             raise RecordError(
                 f"two runs of {result.label} with seed {result.run.seed} and equal settings have different results",
                 where=f"{first.run.place} ({_code(first.run)}) and {result.run.place} ({_code(result.run)})",
                 remedy="compare one of them, or run the older one again")
     results = tuple(of_seed[seed] for seed in sorted(of_seed))
     return Method(results[0].label, results, name_of(results[0]))
+
+
+def equal_but_for_rounding(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays of ranks are of the same weights, in runs that did different things before the test.
+
+    The vector of an answer that is no title depends in its last digits on the texts that were embedded in one batch
+    with it, so near ties change places: seen in 3 and in 7 of 500 windows.
+    """
+    if one.shape != other.shape:
+        return False
+    steps = np.abs(one - other)
+    return bool((steps <= np.maximum(1, ROUNDING_STEP * one)).all() and (steps > 0).mean() <= ROUNDING_SHARE)
 
 
 def _code(run: RunRecord) -> str:

@@ -24,12 +24,17 @@ _NEEDED: dict[str, type | tuple[type, ...]] = {
     "protocol": Mapping, "protocol_fingerprint": str, "stages": Mapping, "curves": list, "results": list,
 }
 _NEEDED_OF_DATA = ("test", "valid", "train", "items", "test_windows")
+_NO_RESULTS = {"artifacts", "tune"}
 _NEEDED_OF_RESULT = ("label", "stage", "windows", "ranks_file", "metrics")
 _COUNTS = ("history", "popularity")
 
 
 class RecordError(UserError):
     """A record that cannot be read, or records that cannot be compared."""
+
+
+class UntestedError(RecordError):
+    """A run that was ended before the test, as the trials of a search are."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,8 @@ def with_tables(raw: Mapping[str, Any], tables: Mapping[str, WindowTable], place
 def find_runs(places: Iterable[Path]) -> list[Path]:
     """Folders of finished runs below the given folders, sorted; a run folder or a run.json may be given itself.
 
-    Companions that other runs trained on the way (below `artifacts`) are no results and are left out.
+    Companions that other runs trained on the way (below `artifacts`) and trials of searches (below `tune`, never
+    tested) are no results and are left out.
 
     Raises:
         RecordError: a place does not exist or holds no run.
@@ -186,7 +192,7 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
             folders = [place.parent]
         else:
             folders = sorted(path.parent for path in place.rglob(RECORD_FILE)
-                             if "artifacts" not in path.relative_to(place).parts)
+                             if not _NO_RESULTS & set(path.relative_to(place).parts))
         if not folders:
             what = "there is no finished run in this folder" if place.is_dir() else "there is no such folder"
             raise RecordError(what, where=str(place), remedy="give run folders, or a folder that holds some")
@@ -195,8 +201,17 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
 
 
 def read_records(places: Iterable[Path]) -> list[RunRecord]:
-    """All runs below the given folders; see `find_runs` and `read_run`."""
-    return [read_run(folder) for folder in find_runs(places)]
+    """All tested runs below the given folders; see `find_runs` and `read_run`. Trials of searches are left out."""
+    folders, runs = find_runs(places), []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except UntestedError:
+            if len(folders) == 1:
+                raise
+    if not runs:
+        raise RecordError("no run here was tested", where=str(folders[0]), remedy="give runs that ended with a test")
+    return runs
 
 
 def read_ranks(file: Path) -> WindowTable:
@@ -229,6 +244,9 @@ def check_raw(raw: Any, place: str) -> None:
     if not isinstance(raw, Mapping) or raw.get("schema") != SCHEMA_VERSION:
         schema = raw.get("schema") if isinstance(raw, Mapping) else None
         raise RecordError(f"the record has schema {schema}, this version reads {SCHEMA_VERSION}", place, remedy)
+    if raw.get("tested") is False:
+        raise UntestedError("this run ended with validation, as the trials of a search do", place,
+                            "give runs that ended with a test")
     wrong = [name for name, kind in _NEEDED.items() if not isinstance(raw.get(name), kind)]
     wrong += [f"data.{name}" for name in _NEEDED_OF_DATA if not wrong and name not in raw["data"]]
     if not wrong:

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from recbole_soft.artifacts import write_text
 from recbole_soft.errors import SettingError, nearest
 from recbole_soft.reporting.comparison import SHOWN
-from recbole_soft.reporting.html.page import report_page
+from recbole_soft.reporting.html.page import write_page
 from recbole_soft.reporting.methods import group_methods
 from recbole_soft.reporting.records import read_records
 from recbole_soft.reporting.summaries import SUMMARY_FILE, Summary, read_summary
@@ -45,9 +44,8 @@ def main(argv: Sequence[str]) -> int:
     out = Path(options["out"])
     if out.is_dir():
         raise SettingError(f"{out} is a folder", "--out", f"name a file: --out={out / 'report.html'}")
-    page = report_page(chosen_runs(options).compared(), options["title"])
-    write_text(out, page)
-    sys.stdout.write(f"{out} ({len(page.encode()) / 2**20:.1f} MB)\n")
+    write_page(out, chosen_runs(options).compared(), options["title"])
+    sys.stdout.write(f"{out} ({out.stat().st_size / 2**20:.1f} MB)\n")
     return 0
 
 

@@ -29,6 +29,7 @@ SUMMARY_SCHEMA = 1
 _LEFT_OUT = ("config", "recbole_test_result")
 _PATHS = ("run_folder", "checkpoint_dir", "artifacts_dir", "data_path")
 _DIGITS = 6
+_COLUMNS = ("user", "history", "popularity")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def write_summary(folder: Path, summary: Summary) -> Path:
     runs = list({id(result.run): result.run for method in methods for result in method.results}.values())
     numbers = {id(run): number for number, run in enumerate(runs)}
     common = _common([run.config for run in runs])
-    users, arrays = {}, {}
+    arrays: dict[str, np.ndarray] = {}
     entries = []
     for number, run in enumerate(runs):
         raw = {key: value for key, value in run.raw.items() if key not in _LEFT_OUT}
@@ -69,9 +70,7 @@ def write_summary(folder: Path, summary: Summary) -> Path:
         entries.append(_rounded(plain(raw)))
         for result in run.results:
             arrays[f"{number}/{result.stage}"] = result.ranks.astype(np.uint32)
-            if "user" in result.table.columns:
-                users[run.dataset] = np.unique(result.table.columns["user"], return_inverse=True)[1].astype(np.uint32)
-    arrays |= {f"users/{dataset}": codes for dataset, codes in users.items()}
+            arrays |= {f"{name}/{run.dataset}": column for name, column in _columns(result.table).items()}
     make_folder(folder, "save")
     content = {
         "schema": SUMMARY_SCHEMA, "metrics": list(summary.metrics), "baseline": summary.baseline,
@@ -107,12 +106,19 @@ def read_summary(folder: Path) -> Summary:
     return Summary(methods, content["metrics"], content["baseline"], content["notes"])
 
 
+def _columns(table: WindowTable) -> dict[str, np.ndarray]:
+    """What is known of the test windows, without names: users become numbers."""
+    columns = {name: table.columns[name] for name in _COLUMNS if name in table.columns}
+    if "user" in columns:
+        columns["user"] = np.unique(columns["user"], return_inverse=True)[1]
+    return {name: column.astype(np.uint32) for name, column in columns.items()}
+
+
 def _run(raw: dict[str, Any], number: int, common: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
          folder: Path) -> RunRecord:
     absent = set(raw.pop("absent"))
     raw["config"] = {key: value for key, value in common.items() if key not in absent} | raw["config"]
-    users = f"users/{raw['dataset']}"
-    columns = {"user": arrays[users]} if users in arrays else {}
+    columns = {name: arrays[f"{name}/{raw['dataset']}"] for name in _COLUMNS if f"{name}/{raw['dataset']}" in arrays}
     tables = {result["stage"]: WindowTable(arrays[f"{number}/{result['stage']}"].astype(np.int64), columns)
               for result in raw["results"]}
     return with_tables(raw, tables, f"{folder}, run {number}")

@@ -166,13 +166,13 @@ class EngineAnswers:
         strange = [name for name, of_name in answers.items()
                    if any(max(answer.token_ids, default=0) >= vocabulary for answer in of_name)]
         if strange:
-            raise DataError(f"{len(strange):,} answers have tokens beyond the vocabulary of {vocabulary:,}, for "
-                            f"instance that to {strange[0]}: the engine ran another model",
+            raise DataError(f"tokens beyond the vocabulary of {vocabulary:,} in answers to {len(strange):,} prompts, "
+                            f"for instance {strange[0]}: the engine ran another model",
                             where=str(self._export.folder), remedy="answer with the model that engine.json names")
         is_chosen = self._pick == "best" and self._export.sampling.answers > 1
         silent = [name for name, of_name in answers.items() if any(answer.logprob is None for answer in of_name)]
         if is_chosen and silent:
-            raise DataError(f"{len(silent):,} answers come without a log-probability, so that none is the best",
+            raise DataError(f"no log-probabilities for {len(silent):,} prompts: none of their answers is the best",
                             where=str(self._export.folder),
                             remedy="--engine_pick=all, or an engine that reports `logprob`")
 

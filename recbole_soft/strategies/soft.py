@@ -177,4 +177,10 @@ class SOFT(Strategy):
         schedule = make_schedule(config["schedule"], own)
         start = None if config["start_from"] == "base" else "sft"
         return SelfOptimisedStage(schedule, config["sd_target"], config["distance_sample"], start,
-                                  labelled(self.name, config["lm_loss"]))
+                                  second_label(self.name, config))
+
+
+def second_label(name: str, config) -> str:
+    """Row of the table; answers of an engine are no beams of ours, and the row says so."""
+    label = labelled(name, config["lm_loss"])
+    return f"{label}, engine's answers" if config["self_distilled"] else label

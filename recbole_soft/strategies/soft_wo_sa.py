@@ -5,8 +5,8 @@ from __future__ import annotations
 from recbole_soft.config.schema import Setting
 from recbole_soft.curriculum import Constant
 from recbole_soft.strategies.base import Stage, Strategy
-from recbole_soft.strategies.sft import SupervisedStage, labelled
-from recbole_soft.strategies.soft import SelfOptimisedStage
+from recbole_soft.strategies.sft import SupervisedStage
+from recbole_soft.strategies.soft import SelfOptimisedStage, second_label
 
 
 class SOFTWithoutScheduler(Strategy):
@@ -24,6 +24,6 @@ class SOFTWithoutScheduler(Strategy):
 
     def stages(self) -> list[Stage]:
         start = None if self.config["start_from"] == "base" else "sft"
-        label = labelled("SOFT w/o SA", self.config["lm_loss"])
+        label = second_label("SOFT w/o SA", self.config)
         second = SelfOptimisedStage(Constant(1.0), self.config["sd_target"], 1, start, label)
         return [SupervisedStage(self.config["lm_loss"]), second]

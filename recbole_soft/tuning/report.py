@@ -70,13 +70,18 @@ def trial_table(outcomes: Sequence[Outcome], metric: str, is_larger_better: bool
 def caution(outcomes: Sequence[Outcome], best: Outcome, windows: int) -> str:
     """How much of a difference between trials is chance: the standard error of a share of the validation windows.
 
-    For other metrics between 0 and 1, such as NDCG, it is an upper bound.
+    With two hits and two misses added (Agresti and Coull), as no hits at all do not mean that there is no error. For
+    other metrics between 0 and 1, such as NDCG, it is an upper bound.
     """
-    error = math.sqrt(max(0.0, best.score * (1 - best.score)) / windows)
-    close = sum(outcome.state == DONE and outcome.number != best.number and abs(outcome.score - best.score) <= error
-                for outcome in outcomes)
+    share = (best.score * windows + 2) / (windows + 4)
+    error = math.sqrt(max(0.0, share * (1 - share)) / (windows + 4))
+    others = [outcome.score for outcome in outcomes if outcome.state == DONE and outcome.number != best.number]
+    close = sum(abs(score - best.score) <= error for score in others)
+    if others and set(others) == {best.score}:
+        return (f"all trials that ran to their end have the same score on {windows} validation windows: this search "
+                "decided nothing (more windows or epochs may)")
     return (f"standard error of the best score on {windows} validation windows: {error:.4f}; "
-            f"trials within it: {close}" + (" (the earliest of equal ones is the best)" if close else ""))
+            f"other trials within it: {close}")
 
 
 def write_trials(folder: Path, outcomes: Sequence[Outcome], metric: str) -> Path:

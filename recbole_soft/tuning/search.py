@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import math
+import shutil
 import sys
 import time
 import traceback
@@ -161,9 +162,11 @@ def _folder_of(place: _Place, trial: Trial) -> Path:
 
 def _tidy(folder: Path) -> None:
     """Frees what a trial leaves in memory and on disk but for its record, curves and log."""
-    for path in folder.rglob("*"):
-        if path.suffix in WEIGHT_FILES:
+    for path in [path for path in folder.rglob("*") if path.suffix in WEIGHT_FILES]:
+        if path.parent == folder:
             path.unlink()
+        else:  # the folder of a stage; what else is in it describes its weights
+            shutil.rmtree(path.parent, ignore_errors=True)
     gc.collect()
     import torch
 

@@ -72,6 +72,8 @@ def test_the_rows_that_are_asked_for_are_there():
     ({"settings": [1]}, "`name: value`"), ({"metrics": ["MRR@5"]}, "MRR@5 is no metric"),
     ({"baseline": "BIGRec_SOFT"}, "no model of this recipe is called so"),
     ({"settings": {"mask_history": "fulll"}}, "did you mean full"),
+    ({"models": ["Pop", {"model": "SASRec", "settings": {"mask_history": "none"}}]},
+     "SASRec has mask_history = none, Pop has mask_history = full"),
 ])
 def test_mistakes_are_found_before_anything_runs(tmp_path, changes, told):
     with pytest.raises(SettingError) as refused:

@@ -102,7 +102,7 @@ def test_every_cell_runs_once_sft_is_taken_from_soft_and_a_second_call_runs_noth
     for row in ("Pop", "BIGRec SFT", "BIGRec SOFT alpha=1", "BIGRec SOFT alpha=10"):
         assert any(line.startswith(f"{row}  ") for line in table.splitlines())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "table.txt", "table.md", "table.csv", "table.tex", "summary.json", "ranks.npz"}
+        "table.txt", "table.md", "table.csv", "table.tex", "report.html", "summary.json", "ranks.npz"}
     assert "[1/8] Pop on toy, seed 1: running; time left unknown" in err and "left" in err and "done in" in err
     assert benchmark()[:2] == (0, table) and stand_in.ran == []
 

@@ -84,6 +84,7 @@ def test_greedy_answers_of_an_engine_train_exactly_as_one_beam_of_ours(distill, 
     assert note_of(engine)["engine"]["sampling"]["samples"] == 0 and note_of(ours)["engine"] is None
     assert note_of(engine)["file"] != note_of(ours)["file"], "a set from elsewhere is never taken for our own"
     assert lines_of(note_of(engine)["file"]) == lines_of(note_of(ours)["file"])
+    assert "BIGRec SOFT, engine's answers" in engine["table"] and "engine" not in ours["table"]
     losses = [[row["loss_total"] for row in result["record"]["curves"]] for result in (engine, ours)]
     assert losses[0] == losses[1]
     metrics = [[row["metrics"] for row in result["record"]["results"]] for result in (engine, ours)]
@@ -91,8 +92,14 @@ def test_greedy_answers_of_an_engine_train_exactly_as_one_beam_of_ours(distill, 
 
     code, said = distill("import", **{"from": folder, "learning_rate": 0.01, "sft_adapter": folder / "sft"})
     assert code == 0, "the exported weights themselves are recognised, however the run came by them: " + said
+    weights = (folder / "sft" / "model.safetensors").read_bytes()
+    code, said = distill("export", out=folder, learning_rate=0.01)
+    assert code == 2 and "answers to other questions" in said
+    assert (folder / "sft" / "model.safetensors").read_bytes() == weights, "answers keep the weights that gave them"
     code, said = distill("import", **{"from": folder, "prompt": "movie"})
     assert code == 2 and "the prompts of the training windows changed since the export" in said
+    code, said = distill("import", **{"from": folder, "dtype": "bfloat16"})
+    assert code == 2 and "the base model (or its precision) changed since the export" in said
     answers = (folder / "answers.jsonl").read_text().split("\n")
     (folder / "answers.jsonl").write_text("\n".join([*answers[:-3], answers[1], ""]))
     code, said = distill("import", **{"from": folder})
@@ -121,6 +128,14 @@ def test_drawn_answers_of_an_adapter_survive_an_interruption(distill, vllm, toy_
     assert [line for line in resumed if "id" in line] == [line for line in at_once if "id" in line]
     drawn = {line["id"]: line["answers"] for line in at_once if "id" in line}
     assert any(len({answer["text"] for answer in answers}) > 1 for answers in drawn.values())
+
+    kept_answers = (folder / "answers.jsonl").read_text()
+    silent = [line if "session" in line else {**line, "answers": [{**one, "logprob": None} for one in line["answers"]]}
+              for line in at_once]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in silent))
+    code, said = distill("import", **{"from": folder})
+    assert code == 2 and "no log-probabilities for 1" in said and "--engine_pick=all" in said
+    (folder / "answers.jsonl").write_text(kept_answers)
 
     settings = toy_settings(epochs=2, num_beams=1, self_distilled=str(folder), **lora)
     with pytest.raises(DataError, match="the SFT weights changed since the export") as refused:
@@ -182,8 +197,16 @@ def test_code_of_a_checkpoint_is_not_run_because_a_file_says_so(distill, tmp_pat
     about["run"]["settings"]["trust_remote_code"] = True
     (folder / "engine.json").write_text(json.dumps(about))
     (folder / "answers.jsonl").write_text("\n".join(
-        json.dumps(line) for line in ({"session": {"protocol": 1, "key": about["key"], "engine": "by hand"}},
+        json.dumps(line) for line in ({"session": {"protocol": 1, "key": about["key"], "engine": "hand"}},
                                       *({"id": name, "answers": [{"token_ids": [5, 6]}]}
                                         for name in read_export(folder).ids))) + "\n")
     code, said = distill("import", **{"from": folder})
-    assert code == 0 and "trust_remote_code" not in said
+    assert code == 0 and "trust_remote_code" not in said and "by hand (greedy)" in said
+    answers = (folder / "answers.jsonl").read_text()
+    (folder / "answers.jsonl").write_text(answers.replace("[5, 6]", "[5, 400000]", 1))
+    code, said = distill("import", **{"from": folder})
+    assert code == 2 and "tokens beyond the vocabulary" in said
+    (folder / "answers.jsonl").write_text(answers)
+    (folder / "engine.json").write_text(json.dumps({**about, "run": None}))
+    code, said = distill("import", **{"from": folder})
+    assert code == 2 and "does not say which run asked" in said

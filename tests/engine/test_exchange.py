@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_soft.distill_cli import PROGRAM
-from recbole_soft.engine_exchange import Answer, Sampling, question_id, read_answers, read_export, write_export
+from recbole_soft.distill_cli import EXPORT_OPTIONS, PROGRAM
+from recbole_soft.engine_exchange import (
+    PROTOCOL,
+    Answer,
+    Sampling,
+    question_id,
+    read_answers,
+    read_export,
+    write_export,
+)
 from recbole_soft.errors import DataError, SettingError
+from tests.architecture.test_docs import known_settings
 
 TEACHER = {"base": "b", "weights": "w", "scale": 16.0, "stop": [1]}
 PROMPTS = {question_id(tokens): (tokens, f"text {tokens}") for tokens in ([5, 6], [5, 7], [5, 8])}
@@ -67,6 +77,15 @@ def program(folder: Path, tmp_path: Path, *words: str, engine: str = ECHO) -> su
     return subprocess.run(command,
                           capture_output=True, text=True, env={"PATH": os.environ["PATH"],
                                                                "PYTHONPATH": str(tmp_path / "bare")})
+
+
+def test_the_page_names_options_that_exist():
+    page = (PROGRAM.parents[2] / "docs" / "vllm.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w-])--([a-z]\w*(?:-\w+)*)", page))
+    of_program = set(re.findall(r'add_argument\("--([\w-]+)"', PROGRAM.read_text(encoding="utf-8")))
+    assert {"out", "from", "part", "self_distilled", "engine-args"} <= named
+    assert named <= known_settings() | set(EXPORT_OPTIONS) | {"from"} | of_program
+    assert f"`protocol` ({PROTOCOL})" in page
 
 
 @settings(max_examples=25)

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from recbole_soft import cli
+from recbole_soft.reporting.records import find_runs
 from recbole_soft.run import run_recbole_soft
 from recbole_soft.validation_only import SealedWindows, ValidationOnly
 from tests.integration.conftest import words_of
+from tests.toys import write_toy_dataset
 
 GRID = "sampler: grid\npruner: none\nparameters:\n  alpha: {type: choice, values: [0.5, 50.0]}\n"
 RATES = ("sampler: random\npruner: none\ntrials: 2\nparameters:\n"
@@ -70,6 +72,7 @@ def test_a_search_shares_artefacts_and_ends_with_a_command_that_gives_the_best_a
     assert run["tested"] and run["best_valid_score"] == float(best["hit@10"]) and run["config"]["alpha"] == float(
         best["alpha"])
     assert run["stages"]["sft"]["reused"]
+    assert [path.name for path in find_runs([tmp_path / "saved"])] == [Path(run["config"]["run_folder"]).name]
 
 
 @pytest.mark.usefixtures("with_optuna")
@@ -117,6 +120,15 @@ def test_a_search_in_which_nothing_works_ends_at_once(tune, monkeypatch):
     monkeypatch.setattr("recbole_soft.run._run", fails)
     with pytest.raises(RuntimeError, match="no good"):
         tune()
+
+
+@pytest.mark.usefixtures("with_optuna")
+def test_data_that_changed_end_a_search(tune, tmp_path):
+    assert tune(RATES, "Pop", options=("--trials=1",), epochs=1)[0] == 0
+    write_toy_dataset(tmp_path / "other" / "toy", seed=1)
+    code, output, folder = tune(RATES, "Pop", epochs=1, data_path=str(tmp_path / "other"))
+    assert code == 2 and "the data are no longer those that the search began with" in output
+    assert len(rows(folder)) == 1
 
 
 @pytest.mark.usefixtures("with_optuna")

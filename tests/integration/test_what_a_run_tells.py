@@ -18,7 +18,7 @@ def told(toy_path, shared_artifacts, tmp_path_factory):
     base = {"data_path": str(toy_path), "checkpoint_dir": str(tmp_path_factory.mktemp("told")),
             "artifacts_dir": str(shared_artifacts), "show_progress": False, "state": "WARNING",
             "user_inter_num_interval": "[2,inf)", "item_inter_num_interval": "[2,inf)", "topk": [1, 5, 10, 20],
-            "valid_sample": 16, "test_sample": 24, "epochs": 1}
+            "valid_sample": 16, "test_sample": 24, "epochs": 2}
     llm = {"train_sample": 64, "train_batch_size": 16, "micro_batch_size": 8, "tiny_hidden_size": 32, "tiny_layers": 2,
            "tiny_heads": 2, "tiny_vocabulary": 400, "tiny_steps": 20, "tiny_batch_size": 8, "max_new_tokens": 8,
            "num_beams": 2, "examples": 4}

@@ -44,7 +44,7 @@ def test_jsonl(soft, tmp_path):
 
 def test_csv(sasrec, tmp_path):
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
-    lines = ["\ufeffid, history ,user_id", r'first,"dune ember|Left \| Right",', ",,u3", ",unknown title,", "x,a,u1",
+    lines = ["\ufeffid, history ,user_id", r'first,"ember dune|Left \| Right",', ",,u3", ",unknown title,", "x,a,u1",
              "y,a,b,c"]
     source.write_text("\n".join(lines), encoding="utf-8")
     assert recommend_file(sasrec, source, out, top=2) == BatchResult(2, 3)
@@ -57,6 +57,7 @@ def test_csv(sasrec, tmp_path):
     assert [row["title"] for row in rows[:2]] == [item.title for item in expected]
     assert float(rows[0]["score"]) == pytest.approx(expected[0].score, rel=1e-4)
     assert "cells too many" in rows[-1]["error"] and rows[0]["error"] == ""
+    assert rows[0]["notes"] == "'ember dune' was taken for 'dune ember' (the same words)"
 
 
 @pytest.mark.parametrize(("name", "content", "expected"), [

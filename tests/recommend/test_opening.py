@@ -141,6 +141,13 @@ def test_another_language_model_is_refused(soft_run, tmp_path, home):
     assert "there is no such folder" in refusal(soft_run, llm_path=tmp_path / "gone")
 
 
+def test_code_of_a_language_model_runs_only_where_it_is_trusted_again(soft_run, moved, home):
+    there = moved(soft_run, "artifacts")
+    change_record(there, user_settings__trust_remote_code=True)
+    assert "--trust_remote_code=True, if you trust it" in refusal(there, data_path=home / "dataset")
+    assert load_recommender(there, data_path=home / "dataset", trust_remote_code=True).stages
+
+
 def test_defaults_that_have_changed_are_put_back(soft_run, soft, moved, home, caplog):
     there = moved(soft_run, "artifacts")
     change_record(there, config__length_penalty=2.5, config__mask_history="none", protocol__mask_history="none")

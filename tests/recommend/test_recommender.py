@@ -33,7 +33,7 @@ def own_test_windows(recommender):
     ("BIGRec_SOFT", {}), ("SASRec", {}), ("DROS_Caser", {"train_sample": "full"}), ("Pop", {}), ("BIGRec_ICL", {}),
     ("BIGRec_SFT", {"injection": "popularity", "injection_gamma": 0.5}), ("Rerank_ZeroShot", {"retriever": "Pop"}),
     ("BIGRec_ZeroShot", {"mask_history": "window", "ranking": "beams", "decoding": "constrained"}),
-    ("LLaRA_SFT", {"rec_model_settings": {"epochs": 1}}),
+    ("LLaRA_SFT", {"rec_model_settings": {"epochs": 1}}), ("BIGRec_SFT", {"tuning": "full"}),
 ])
 def test_ranks_are_those_of_the_run(finished, opened, model, changes):
     folder = finished(model, **changes)

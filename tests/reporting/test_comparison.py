@@ -185,6 +185,15 @@ def test_runs_are_found_below_a_folder_without_companions(saved):
         find_runs([saved / "empty"])
 
 
+def test_trials_of_searches_are_no_results(saved):
+    trial = write_run(saved / "trial", "Pop", {"test": [1, 2]})
+    record = trial / "run.json"
+    record.write_text(record.read_text().replace('"schema": 1,', '"schema": 1, "tested": false,'))
+    assert len(read_records([saved])) == 8
+    with pytest.raises(RecordError, match="ended with validation"):
+        read_records([trial])
+
+
 def test_what_is_read_is_what_was_written(saved):
     run = read_run(saved / "soft1.0-2")
     assert (run.model, run.dataset, run.seed) == ("BIGRec_SOFT", "toy", 2)

@@ -39,7 +39,7 @@ def comparison(saved):
 def test_terminal_marks_best_second_and_significant(comparison):
     lines = terminal(comparison).splitlines()
     row = next(line for line in lines if line.startswith("BIGRec SOFT"))
-    assert "¹ ±" in row and "*" in row and "%" in row
+    assert "¹±" in row and "*" in row and "%" in row
     assert sum("¹" in line for line in lines) == 2  # the row and the caption
     assert "200 test windows of 40 users, full ranking of 100 items (mask_history: full)" in "\n".join(lines)
     assert "p Holm" not in terminal(comparison) and "p Holm" in terminal(comparison, details=True)
@@ -104,6 +104,8 @@ def test_a_summary_keeps_what_reports_need_and_no_paths_of_this_machine(saved, t
     theirs = methods[0].results[0].run
     assert run.curves_by_stage == theirs.curves_by_stage and run.seed == theirs.seed
     assert {key: value for key, value in theirs.config.items() if key != "checkpoint_dir"} == run.config
+    users = read_summary(tmp_path).methods[0].results[0].table.columns["user"]
+    assert len(np.unique(users)) == 40 and users.dtype.kind in "iu"
     assert "checkpoint_dir" not in (tmp_path / "summary.json").read_text()
 
 

@@ -19,6 +19,7 @@ from recbole_soft.reporting.comparison import compare
 from recbole_soft.reporting.html import alpha, answers, breakdown, cost, curves
 from recbole_soft.reporting.html.page import report_page
 from recbole_soft.reporting.html.view import groups_of
+from recbole_soft.reporting.methods import equal_but_for_rounding
 from recbole_soft.reporting.records import read_records
 from tests.reporting.made_runs import changed, example, write_run
 from tests.reporting.test_markup import EVIL, Reader
@@ -203,7 +204,7 @@ def test_sections_without_data_are_left_out_with_a_reason(tmp_path):
 def test_damaged_examples_and_bare_records_do_not_stop_the_page(tmp_path):
     folder = soft_run(tmp_path / "run", examples={"soft": [example()]})
     (folder / "examples_soft.jsonl").write_text('{"window": 0}\nnot json\n[1]\n', encoding="utf-8")
-    changed(folder, versions={}, machine=None, peak_memory=None, seconds={}, language_model=None, notes=None)
+    changed(folder, versions={}, machine={}, peak_memory=None, seconds={}, language_model={}, notes=None)
     assert "Examples" in page(folder)
 
 
@@ -250,3 +251,16 @@ def test_help_names_every_option(capsys):
     assert cli.main(["report", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"--{option}=" in text for option in OPTIONS)
+
+
+def test_rows_of_the_same_weights_may_differ_by_rounding_but_not_by_more(tmp_path):
+    ranks = np.arange(1, 101)
+    near, far, many = ranks.copy(), ranks.copy(), np.minimum(ranks + 1, 100)
+    near[[70, 90]] += 1
+    far[70] += 2
+    assert equal_but_for_rounding(ranks, ranks) and equal_but_for_rounding(ranks, near)
+    assert not equal_but_for_rounding(ranks, far) and not equal_but_for_rounding(ranks, many)
+    assert not equal_but_for_rounding(ranks, ranks[:50])
+    folders = [write_run(tmp_path / name, f"BIGRec_{name}", {"sft": own, "soft" if name == "SOFT" else "sdpo": ranks})
+               for name, own in (("SOFT", ranks), ("SDPO", near))]
+    assert [method.name for method in groups(*folders)[0].methods].count("BIGRec SFT") == 1

@@ -113,7 +113,7 @@ def test_shipped_spaces_fit_a_model(path):
     assert space.parameters
 
 
-@pytest.mark.parametrize("model", ["BIGRec_SFT", "LLaRA_SDPO", "DROS_GRU4Rec", "LLMCF", "SASRec", "BERT4Rec"])
+@pytest.mark.parametrize("model", ["BIGRec_SFT", "LLaRA_SDPO", "DROS_GRU4Rec", "BERT4Rec"])
 def test_every_kind_of_model_has_a_default_space_that_fits(model):
     base = MODELS[model].based_on if model in MODELS else None
     space, _ = fit_space(read_space(space_file(None, model, base, is_llm_name(model))), model, "toy", {}, {})

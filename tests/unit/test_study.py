@@ -155,8 +155,12 @@ def test_the_command_survives_a_shell(monkeypatch):
 def test_figures_of_the_report(tmp_path):
     assert [duration(seconds) for seconds in (5, 99, 120, 7200)] == ["5 s", "99 s", "2 min", "2.0 h"]
     study = open_study(tmp_path / "a", space())
-    for score in (0.5, 0.48, 0.2):
+    for score in (0.5, 0.5):
         with study.next_trial() as trial:
             trial.score = score
-    # sqrt(0.5 * 0.5 / 100) = 0.05
-    assert "100 validation windows: 0.0500; trials within it: 1" in caution(study.outcomes(), study.best(), 100)
+    assert "this search decided nothing" in caution(study.outcomes(), study.best(), 100)
+    for score in (0.46, 0.2):
+        with study.next_trial() as trial:
+            trial.score = score
+    # (50 + 2) / 104 = 0.5 and sqrt(0.25 / 104) = 0.0490: the other 0.5 and 0.46 are within it
+    assert "100 validation windows: 0.0490; other trials within it: 2" in caution(study.outcomes(), study.best(), 100)

@@ -19,6 +19,7 @@ BESIDE_THE_POINT = frozenset({
     "alpha", "seed", "run_name", "run_folder", "checkpoint_dir", "artifacts_dir", "data_path", "show_progress", "state",
     "device", "gpu_id", "worker", "examples"})
 SWEPT_SCHEDULE = "exponential"
+MOST_TICKS = 7
 
 
 def section(groups: Sequence[DataGroup]) -> Section:
@@ -113,5 +114,6 @@ def _level_of(method: Method | None, name: str) -> list[tuple[float, str]]:
 
 def _drawn(title: str, label: str, points: Sequence[Point], alphas: Sequence[float], note: str,
            levels: Sequence[tuple[float, str]]) -> Html:
-    axis = Axis("alpha", is_log=min(alphas) > 0, ticks=[(alpha, number(alpha)) for alpha in alphas])
+    ticks = [(alpha, number(alpha)) for alpha in alphas] if len(alphas) <= MOST_TICKS else None
+    axis = Axis("alpha", is_log=min(alphas) > 0, ticks=ticks)
     return figure(title, chart(title, [Series(label, points)], axis, Axis(label, low=0.0), levels), note=note)

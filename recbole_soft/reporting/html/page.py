@@ -7,7 +7,9 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 
+from recbole_soft.artifacts import write_text
 from recbole_soft.reporting.comparison import Comparison
 from recbole_soft.reporting.html import alpha, answers, breakdown, cost, curves, examples, provenance, results
 from recbole_soft.reporting.html.markup import Html, joined, slug, tag
@@ -39,6 +41,12 @@ def report_page(comparison: Comparison, title: str = "Comparison of runs", now: 
                tag("div", _header(title, groups), contents, tag("main", parts), _footer(now or datetime.now(UTC)),
                    class_="page single" if len(groups) == 1 else "page"), tag("script", _asset("report.js")))
     return f"<!DOCTYPE html>\n{tag('html', _head(title), body, lang='en')}\n"
+
+
+def write_page(path: Path, comparison: Comparison, title: str) -> Path:
+    """Writes the page and returns its path."""
+    write_text(path, report_page(comparison, title))
+    return path
 
 
 def _asset(name: str) -> Html:

@@ -70,11 +70,9 @@ class DataGroup:
         return next((name for name in wanted if all(name in one for one in shared)), None)
 
     def foremost(self, methods: Iterable[Method]) -> list[Method]:
-        """As many of the methods as one chart can show, the best by NDCG@20, in their own order."""
-        methods = list(methods)
-        metric = self.metric("NDCG@20", "NDCG@10", "NDCG@5", "NDCG@1")
-        best = sorted(methods, key=lambda method: -(method.mean(metric) or 0.0) if metric else 0.0)[:MOST_IN_A_CHART]
-        return [method for method in methods if method in best]
+        """As many of the methods as one chart can show, the best by the table's last metric, in their own order."""
+        rows = {id(method.row): method for method in methods}
+        return [rows[id(row)] for row in _foremost(self.block, [method.row for method in rows.values()])]
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,19 @@ class Section:
 
 def groups_of(comparison: Comparison) -> list[DataGroup]:
     """The blocks of a comparison, with a colour for every method."""
+    blocks = [(block, _in_order(block.rows)) for block in comparison.blocks]
     numbers: dict[str, int] = {}
-    return [DataGroup(block, tuple(Method(row, numbers.setdefault(row.method.label, len(numbers)))
-                                   for row in _in_order(block.rows))) for block in comparison.blocks]
+    # Those that charts will show come first, so that they do not share a colour.
+    for rows in [_foremost(block, rows) for block, rows in blocks] + [rows for _, rows in blocks]:
+        for row in rows:
+            numbers.setdefault(row.method.label, len(numbers))
+    return [DataGroup(block, tuple(Method(row, numbers[row.method.label]) for row in rows)) for block, rows in blocks]
+
+
+def _foremost(block: Block, rows: Sequence[MethodRow]) -> list[MethodRow]:
+    """As many rows as a chart can show, the best by the last metric of the table, in their own order."""
+    best = sorted(rows, key=lambda row: -row.cells[block.metrics[-1]].mean)[:MOST_IN_A_CHART]
+    return [row for row in rows if any(row is one for one in best)]
 
 
 def _in_order(rows: Sequence[MethodRow]) -> list[MethodRow]:
@@ -115,7 +123,7 @@ def spread_of(values: Sequence[float]) -> float | None:
 
 def left_for_room(shown: Sequence[Any], of: Sequence[Any]) -> str:
     """A word about methods that a chart does not show."""
-    return "" if len(shown) == len(of) else f" Shown are the {len(shown)} of {len(of)} with the best NDCG."
+    return "" if len(shown) == len(of) else f" Shown are the best {len(shown)} of {len(of)} by the table's last metric."
 
 
 def training_seconds(result: RunResult) -> float | None:
