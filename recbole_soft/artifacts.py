@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError
 
 from recbole_soft.errors import UserError
+from recbole_soft.parallel.group import from_first, gather, is_first, may_write, world_size
 from recbole_soft.resuming.locks import one_at_a_time
 
 logger = logging.getLogger("recbole_soft")
@@ -35,7 +37,12 @@ def content_key(**parts: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part."""
+    """Writes a file so that a reader sees the old one or the new one, never a part.
+
+    Of several processes that come here together the first one writes.
+    """
+    if not may_write():
+        return
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = _beside(path)
@@ -119,6 +126,9 @@ class ArtifactStore:
 
     def find(self, kind: str, key: str) -> Path | None:
         """The folder of a finished result; None if there is none, or files of it are gone or cut short."""
+        return from_first(lambda: self._find(kind, key))
+
+    def _find(self, kind: str, key: str) -> Path | None:
         folder = self.root / f"{kind}-{key}"
         try:
             sizes = read_json(folder / COMPLETE).get("sizes", {})
@@ -130,22 +140,53 @@ class ArtifactStore:
     def writing(self, kind: str, key: str, about: dict[str, Any] | None = None) -> Iterator[Path]:
         """A folder to fill; it becomes the result when the block ends without an error.
 
-        One process at a time: a second one waits. What the block puts into the folder's `PARTS` is no part of the
-        result; it is there again when a block that was ended in the middle, even by kill -9, is started anew.
+        To be called by the first process of a run alone. One run at a time: a second one waits. What the block puts
+        into the folder's `PARTS` is no part of the result; it is there again when a block that was ended in the middle,
+        even by kill -9, is started anew.
         """
         make_folder(self.root, "artifacts_dir")
         with one_at_a_time(self.root / f".{kind}-{key}.lock", partial(_log_waiting, self.root, kind)):
             yield from self._filled(kind, key, about or {})
 
-    def obtain(self, kind: str, key: str, make: Callable[[Path], dict[str, Any] | None]) -> tuple[Path, bool]:
-        """The folder of a result, made by `make(folder)` when it is not there; second: whether it was."""
+    def obtain(self, kind: str, key: str, make: Callable[[Path], dict[str, Any] | None],
+               together: bool = False) -> tuple[Path, bool]:
+        """The folder of a result, made by `make(folder)` when it is not there; second: whether it was.
+
+        Args:
+            together: whether the processes of a run share the work in `make`, which all of them then call; what others
+                than the first write is thrown away. Else the first one makes it.
+        """
+        if together and world_size() > 1:
+            return self._obtain_together(kind, key, make)
+        return from_first(lambda: self._obtain(kind, key, make))
+
+    def _obtain_together(self, kind: str, key: str, make: Callable[[Path], dict[str, Any] | None]) -> tuple[Path, bool]:
+        if not is_first():
+            if gather(None)[0]:
+                with TemporaryDirectory() as scratch:
+                    make(Path(scratch))
+            return gather(None)[0]
+        is_made = False
+
+        def make_together(folder: Path) -> dict[str, Any] | None:
+            nonlocal is_made
+            is_made = True
+            gather(True)
+            return make(folder)
+
+        result = self._obtain(kind, key, make_together)
+        if not is_made:
+            gather(False)
+        return gather(result)[0]
+
+    def _obtain(self, kind: str, key: str, make: Callable[[Path], dict[str, Any] | None]) -> tuple[Path, bool]:
         lock = self.root / f".{kind}-{key}.lock"
-        found = self.find(kind, key)
+        found = self._find(kind, key)
         if found is not None and not lock.exists():
             return found, True
         make_folder(self.root, "artifacts_dir")
         with one_at_a_time(lock, partial(_log_waiting, self.root, kind)):
-            found = self.find(kind, key)  # perhaps made by the process that was waited for
+            found = self._find(kind, key)  # perhaps made by the process that was waited for
             if found is not None:
                 return found, True
             about: dict[str, Any] = {}

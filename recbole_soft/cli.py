@@ -19,6 +19,9 @@ from recbole_soft import cli_help
 from recbole_soft.config.sources import split_config_files, user_settings
 from recbole_soft.config.validate import validate
 from recbole_soft.errors import EXIT_CODE, SettingError, UserError
+from recbole_soft.parallel.group import speaks
+from recbole_soft.parallel.launch import check_launch, launch
+from recbole_soft.registry import is_llm_name
 
 INTERRUPTED = 130
 SUBCOMMANDS = {
@@ -64,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted by the keyboard\n" + _KEPT + "\n")
+        if speaks():
+            sys.stderr.write("\ninterrupted by the keyboard\n" + _KEPT + "\n")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (`| head`) has left. Python would complain once more when it exits.
@@ -78,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if words and words[0] in SUBCOMMANDS:
+        if launch().world_size > 1:
+            raise SettingError(f"'{words[0]}' is the work of one process, and {launch().world_size} were started",
+                               "command line", f"python run_recbole_soft.py {words[0]} ...")
         return int(importlib.import_module(SUBCOMMANDS[words[0]]).main(words[1:]) or 0)
     if not words or "--help" in words or "-h" in words or words == ["help"]:
         sys.stdout.write(cli_help.help_text())
@@ -94,9 +101,12 @@ def _run(command_line: dict[str, str]) -> None:
     config_files = split_config_files(command_line.pop("config_files", ""))
     settings, sources = user_settings(config_files, {}, command_line)
     model, dataset = _required(settings, "model"), _required(settings, "dataset")
-    validate(settings, sources, model, dataset)
+    typed = validate(settings, sources, model, dataset)
+    check_launch(launch(), typed.get("world_size"), model, is_llm_name(model))
     for name in ("model", "dataset"):
         command_line.pop(name, None)
+    if launch().world_size > 1:
+        sys.excepthook = _show_bug
     importlib.import_module("recbole_soft.run_log").quiet_libraries()
     logging.raiseExceptions = False  # a log file on a full disk must not add tracebacks to the one message
     run: Any = importlib.import_module("recbole_soft.run")
@@ -149,5 +159,12 @@ def _required(settings: dict[str, Any], key: str) -> str:
 
 def _fail(message: str) -> int:
     sys.stdout.flush()
-    sys.stderr.write(f"error: {message}\n")
+    if speaks():
+        sys.stderr.write(f"error: {message}\n")
     return EXIT_CODE
+
+
+def _show_bug(*error) -> None:
+    """Shows an exception that is no mistake of the user with its traceback, from one of several processes."""
+    if speaks():
+        sys.__excepthook__(*error)

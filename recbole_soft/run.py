@@ -16,6 +16,7 @@ from recbole_soft.config.refusals import settings_that_fail
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.distill import copy_first
 from recbole_soft.errors import DataError
+from recbole_soft.parallel.group import check_alike, from_first, start, world_size
 from recbole_soft.registry import is_llm_name
 from recbole_soft.reporting.comparable import PROTOCOL_SETTINGS
 from recbole_soft.reporting.record import (
@@ -68,7 +69,8 @@ def run_recbole_soft(
     from recbole_soft.config.soft_config import SoftConfig
 
     config = SoftConfig(model, dataset, config_file_list, config_dict, command_line)
-    folder = make_folder(run_folder(config))
+    start(config["world_size"], config["model"], is_llm_name(config["model"]))
+    folder = from_first(lambda: make_folder(run_folder(config)))
     shown = validation_only.terminal_level if validation_only else None
     with alone_in(folder), log_to(folder / "run.log", config["state"], shown), settings_that_fail(config):
         return _run_in(folder, config, saved, validation_only)
@@ -89,10 +91,11 @@ def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | No
 
     clock = Clock()
     init_seed(config["seed"], config["reproducibility"])
-    find_dataset(config["dataset"], str(Path(config["data_path"]).parent))
+    from_first(lambda: find_dataset(config["dataset"], str(Path(config["data_path"]).parent)))
     data = SoftDataset(config)
     fit_cutoffs(config, data.item_num)
     splits = data_preparation(config, data)
+    check_alike("the data set, as split and sampled,", [loader.dataset.fingerprint() for loader in splits])
     if validation_only:
         splits = (*splits[:2], SealedWindows(splits[2]))
     clock.lap("data")
@@ -136,9 +139,8 @@ def fit_cutoffs(config, item_num: int) -> None:
         config["topk"] = kept
 
 
-def _run_llm(
-    config, splits, folder: Path, saved: bool, clock: Clock, validation_only: ValidationOnly | None
-) -> dict[str, Any]:
+def _run_llm(config, splits, folder: Path, saved: bool, clock: Clock,
+             validation_only: ValidationOnly | None) -> dict[str, Any]:
     from recbole.utils import get_model
 
     from recbole_soft.evaluation.answers import describe_answers
@@ -197,8 +199,8 @@ def _retriever(config, splits, root: Path, validation_only: ValidationOnly | Non
     """The traditional model that proposes candidates."""
     from recbole_soft.models.rerank import open_retriever
 
-    folder = companion_folder(config, "retriever", splits, root,
-                              lambda *arguments: _trained(config["dataset"], *arguments, validation_only))
+    folder = from_first(lambda: companion_folder(
+        config, "retriever", splits, root, lambda *arguments: _trained(config["dataset"], *arguments, validation_only)))
     return open_retriever(folder, splits[0].dataset)
 
 
@@ -267,9 +269,8 @@ def _result(label: str, stage: str, ranks: np.ndarray, splits, config) -> dict[s
 
     train, _, test = (loader.dataset for loader in splits)
     write_rows(Path(config["run_folder"]) / f"ranks_{stage}.csv", rank_rows(ranks, window_columns(train, test)))
-    cutoffs = sorted({*REPORTED_CUTOFFS, *config["topk"]})
     return {"label": label, "stage": stage, "windows": len(ranks), "ranks_file": f"ranks_{stage}.csv",
-            "metrics": metric_table(ranks, cutoffs)}
+            "metrics": metric_table(ranks, sorted({*REPORTED_CUTOFFS, *config["topk"]}))}
 
 
 def _record(config, data, splits, outcome: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
@@ -278,7 +279,7 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: Clock) -> d
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),
         "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(),
-        "working_folder": str(Path.cwd()), "data": about_data(config, data, splits),
+        "working_folder": str(Path.cwd()), "processes": world_size(), "data": about_data(config, data, splits),
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
         "language_model": outcome["model"], "stages": outcome["stages"], "notes": outcome["notes"],
         "curves": outcome["curves"], "results": outcome["results"], "recbole_test_result": dict(outcome["test_result"]),

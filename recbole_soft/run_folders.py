@@ -20,6 +20,7 @@ from typing import Any
 
 from recbole_soft.artifacts import UNFINISHED, content_key, read_json, write_json
 from recbole_soft.errors import SettingError
+from recbole_soft.parallel.group import by_first, from_first, gather
 from recbole_soft.reporting.record import RECORD_FILE
 from recbole_soft.resuming.locks import only_process_in
 
@@ -27,7 +28,7 @@ logger = logging.getLogger("recbole_soft")
 BEGUN_FILE = "begun.json"
 # Decide no result: folders, messages, and how unfinished work is kept.
 NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path", "resume",
-               "checkpoint_seconds", "run_folder", "settings_key", "examples")
+               "checkpoint_seconds", "run_folder", "settings_key", "examples", "world_size")
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{12}\Z")
 
 
@@ -54,6 +55,12 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another one is at work there.
     """
+    with by_first(_tidied(folder)):
+        yield
+
+
+@contextmanager
+def _tidied(folder: Path) -> Iterator[None]:
     with only_process_in(folder, "give this run a folder of its own: --run_name=NAME"):
         for path in folder.iterdir():
             if _HALF_WRITTEN.match(path.name):
@@ -81,6 +88,14 @@ def kept_while_unfinished(config, folder: Path) -> Iterator[bool]:
     Raises:
         SettingError: `resume` was asked for, and the interrupted run in the folder has other settings.
     """
+    with by_first(_kept(config, folder)) as goes_on:
+        config["resume"], config["settings_key"] = from_first(lambda: (config["resume"], config["settings_key"]))
+        yield goes_on
+        gather("done")  # what an interrupted run needs stays until all processes have ended well
+
+
+@contextmanager
+def _kept(config, folder: Path) -> Iterator[bool]:
     settings = {key: str(value) for key, value in deciding_settings(config).items()}
     config["settings_key"] = content_key(settings=settings)
     unfinished = folder / UNFINISHED
@@ -104,7 +119,7 @@ def kept_while_unfinished(config, folder: Path) -> Iterator[bool]:
 def finished_record(folder: Path, settings_key: str, about_data: Mapping[str, Any]) -> dict[str, Any] | None:
     """The record of a run of the same settings and data that ended well in this folder; None if there is none."""
     try:
-        record = read_json(folder / RECORD_FILE)
+        record = from_first(lambda: read_json(folder / RECORD_FILE) if (folder / RECORD_FILE).is_file() else None)
         is_same = (record["config"]["settings_key"], record["data"]) == (settings_key, about_data)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -22,7 +22,7 @@ from recbole_soft.registry import MODELS, recbole_dir, recbole_model_files
 # RecBole works these out itself, or they belong to its multi-process launcher.
 DERIVED_KEYS = frozenset({"MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec",
                           "valid_neg_sample_args", "test_neg_sample_args"})
-MULTI_PROCESS_KEYS = frozenset({"nproc", "world_size", "local_rank", "offset", "ip", "port"})
+MULTI_PROCESS_KEYS = frozenset({"nproc", "local_rank", "offset", "ip", "port"})
 
 _EVERY_MODEL_SOURCES = ("config", "data", "evaluator")
 _TOP_LEVEL_KEY = re.compile(r"^([A-Za-z]\w*)\s*:", re.MULTILINE)

@@ -123,6 +123,8 @@ RUN = _section(
     Setting("resume", "bool", None, "go on where an interrupted run of these settings was ended (default: asks on a "
             "terminal, else starts anew)"),
     Setting("checkpoint_seconds", "float", 60, "how often unfinished work is saved; 0: after every batch", low=0),
+    Setting("world_size", "int", None, "processes that the run must have; torchrun or accelerate launch starts them",
+            low=1),
     Setting("examples", "int", 50, "test windows shown in examples_STAGE.jsonl: prompt, answer, nearest titles", low=0),
     Setting("artifacts_dir", "path", None, "where reusable results are kept (default: checkpoint_dir/artifacts)"),
 )

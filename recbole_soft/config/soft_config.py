@@ -21,6 +21,7 @@ from recbole_soft.config.sources import user_settings
 from recbole_soft.config.validate import RUN_KEYS, validate
 from recbole_soft.config.values import parsed
 from recbole_soft.errors import SettingError
+from recbole_soft.parallel.launch import launch, visible_gpus
 
 logger = logging.getLogger("recbole_soft")
 _CHECKED_BY_RECBOLE = ("metrics", "valid_metric", "topk", "eval_args", "loss_type", "train_neg_sample_args",
@@ -83,14 +84,21 @@ class SoftConfig(Config):
                                      if (key, value) != ("llm", None)}
 
     def _init_device(self) -> None:
-        """RecBole's choice, but `use_gpu: False` counts, and a GPU that is asked for by its number must be there."""
+        """RecBole's device, on the GPU of this process; the first process alone shows and keeps things.
+
+        Other than in RecBole, `use_gpu: False` counts, and a GPU that is asked for by its number must be there.
+        """
+        here, settings = launch(), self.final_config_dict
+        asked = settings["gpu_id"]
+        settings["gpu_id"] = here.gpu(_as_text(asked), visible_gpus())
+        if here.rank:
+            settings |= dict.fromkeys(("show_progress", "log_wandb", "save_dataset", "save_dataloaders"), False)
         super()._init_device()
-        if not self.final_config_dict.get("use_gpu", True):
-            self.final_config_dict["device"] = torch.device("cpu")
-        elif self.final_config_dict["device"].type == "cpu" and self.final_config_dict["gpu_id"]:
+        if not settings.get("use_gpu", True):
+            settings["device"] = torch.device("cpu")
+        elif settings["device"].type == "cpu" and asked:
             if self.external_config_dict.get("gpu_id") is not None:
-                raise SettingError(f"gpu_id = {self.final_config_dict['gpu_id']}: torch finds no such GPU",
-                                   self._sources.get("gpu_id"),
+                raise SettingError(f"gpu_id = {asked}: torch finds no such GPU", self._sources.get("gpu_id"),
                                    "give the number of a GPU that nvidia-smi shows, or --use_gpu=False")
             if self.external_config_dict.get("use_gpu"):
                 logger.warning("use_gpu=True, but torch finds no GPU: the run goes on on the CPU")
@@ -106,6 +114,11 @@ class SoftConfig(Config):
     def _set_eval_neg_sample_args(self, phase: str) -> None:
         with _refusals_as_user_errors(self.external_config_dict):
             super()._set_eval_neg_sample_args(phase)
+
+
+def _as_text(gpu_id: Any) -> str:
+    """`gpu_id` as RecBole takes it: a number, several as text or as a tuple."""
+    return ",".join(map(str, gpu_id)) if isinstance(gpu_id, (tuple, list)) else str(gpu_id)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from recbole_soft.config.foreign import check_dataset_name
 from recbole_soft.config.schema import SETTINGS, Setting
 from recbole_soft.config.values import convert, parsed, shown
 from recbole_soft.errors import SettingError, nearest
+from recbole_soft.parallel.launch import COMMAND
 from recbole_soft.registry import (
     LLM_FAMILY,
     MODELS,
@@ -134,7 +135,8 @@ def _owners(key: str) -> dict[str, list[str]]:
 def _unknown_key(key: str, value: Any, where: str, known: KnownKeys, model: str) -> SettingError:
     what = f"{key} = {shown(value)}: "
     if key in recbole_keys.MULTI_PROCESS_KEYS:
-        return SettingError(f"{what}training on several processes is not supported", where, "remove it")
+        return SettingError(f"{what}RecBole starts several processes by this; here a launcher does", where,
+                            f"{COMMAND.format(2)} ... (docs/parallel.md)")
     if key in recbole_keys.DERIVED_KEYS:
         return SettingError(f"{what}this is worked out from other settings", where, "remove it")
     owners = _owners(key)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from recbole_soft.llm.trie import NOWHERE, ROOT, TokenTrie
+from recbole_soft.parallel.group import gather
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1.5, 5.0
 FIRST_TEMPERATURE = 1.5
@@ -133,10 +134,14 @@ class MaskedSoftmax:
 
     def end_step(self) -> None:
         """Moves the temperature by what was seen since the last call; a fixed one stays."""
-        if not self._seen:
+        if not self._is_adaptive:
             return
-        count, true, allowed, squares = torch.stack(self._seen).sum(0).tolist()
+        seen = [values for of_process in gather([values.tolist() for values in self._seen]) for values in of_process]
         self._seen.clear()
+        if not seen:
+            return
+        # Exact sums do not depend on which process saw what.
+        count, true, allowed, squares = map(math.fsum, zip(*seen, strict=True))
         gap, variance = (true - allowed) / count, squares / count - (allowed / count) ** 2
         wanted = adaptive_temperature(gap, variance, self.choices, self._eta)
         self.temperature += SMOOTHING * (wanted - self.temperature)

@@ -206,6 +206,7 @@ class LLMRecommender(SequentialRecommender):
         wanted = [tuple(prompt) for prompt in prompts]
         unknown = [list(prompt) for prompt in dict.fromkeys(wanted) if prompt not in self._answers]
         unknown.sort(key=len, reverse=True)
+        size = self.options["generation_batch_size"]
 
         def search(some: Sequence[Tokens]) -> list[list[str]]:
             beams = self.search(some, progress)
@@ -216,7 +217,7 @@ class LLMRecommender(SequentialRecommender):
             return [[self.backbone.tokenizer.decode(beam.tokens) for beam in best] for best in beams]
 
         texts = self.parts.gather("answers", lambda: key_of_answers(self, unknown), unknown,
-                                  BATCHES_IN_A_PART * self.options["generation_batch_size"], search, progress)
+                                  BATCHES_IN_A_PART * size, size, search, progress)
         self._answers.update(zip(map(tuple, unknown), texts, strict=True))
         return [self._answers[prompt] for prompt in wanted]
 
@@ -241,6 +242,7 @@ class LLMRecommender(SequentialRecommender):
     # ---- what trainer and record ask ---------------------------------------------------------------
     def prepare(self, interaction, progress: Callable[[int], None] | None = None) -> None:
         """Works out what the scores of a whole split need, in batches of similar length, and remembers it."""
+        self.title_vectors.table()
         self.answer(self.prompts(interaction), progress)
 
     def notes_on(self, interaction) -> dict[str, Any]:

@@ -44,7 +44,7 @@ SHARED_SETTINGS = (
 )
 # Values of a RecBole Config that decide no result; paths change from machine to machine.
 NOT_DECIDING = ("data_path", "checkpoint_dir", "artifacts_dir", "state", "show_progress", "gpu_id", "run_name",
-                "resume", "checkpoint_seconds",
+                "resume", "checkpoint_seconds", "world_size",
                 "run_folder", "log_wandb", "config_file", "save_dataset", "save_dataloaders", "dataset_save_path",
                 "dataloaders_save_path", "eval_batch_size")
 # What must be equal in a recommender's run and in this one: whatever cuts and splits the data.

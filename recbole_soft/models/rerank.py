@@ -143,7 +143,7 @@ class Rerank(LLMRecommender):
 
         nlls = self.parts.gather("likelihoods", lambda: content_key(
             weights=fingerprint_of_weights(self), titles=self.catalog.fingerprint, asked=unknown, size=size,
-            fast=self.options["fast_path"]), unknown, BATCHES_IN_A_PART * size, score, progress)
+            fast=self.options["fast_path"]), unknown, BATCHES_IN_A_PART * size, size, score, progress)
         for key, nll in zip(unknown, map(torch.tensor, nlls), strict=True):
             lengths = torch.tensor([float(len(title)) for title in branches[key]])
             self._likelihoods[key] = -nll / lengths if self.options["rerank_score"] == "mean" else -nll

@@ -14,6 +14,7 @@ from recbole_soft.config.yaml_files import load_yaml, properties_root
 from recbole_soft.errors import DataError, ModelError, SettingError, nearest
 from recbole_soft.llm.backbone import Backbone, LoadSettings, load_backbone
 from recbole_soft.llm.tiny import CatalogText, TinySettings, build_tiny
+from recbole_soft.parallel.group import first_before_others
 from recbole_soft.prompts.encode import PromptEncoder
 from recbole_soft.prompts.template import PromptTemplate
 from recbole_soft.resuming.checkpoints import Checkpoints
@@ -41,11 +42,13 @@ def open_backbone(config, dataset, store: ArtifactStore) -> tuple[Backbone, Prom
     path = config["llm_path"] or str(_embedded_model(config, dataset, template, store))
     # Small updates vanish in bfloat16 weights: whole models are trained in float32 unless the user says otherwise.
     dtype = "float32" if (config["dtype"], config["tuning"]) == ("auto", "full") else config["dtype"]
-    backbone = load_backbone(LoadSettings(
+    load = LoadSettings(
         llm_path=path, device=config["device"], dtype=dtype,
         **{key: config[key] for key in ("quantization", "attn_implementation", "pad_token",
                                         "trust_remote_code", "llm_revision")},
-    ))
+    )
+    # From a hub the first process downloads; the others find the files then.
+    backbone = load_backbone(load) if Path(path).is_dir() else first_before_others(lambda: load_backbone(load))
     encoder = PromptEncoder(template, backbone.tokenizer, config["cutoff_len"])
     encoder.check_room()
     encoder = _within_positions(config, encoder, backbone.longest_input, dataset.catalog.unique_titles)

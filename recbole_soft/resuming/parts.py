@@ -3,6 +3,8 @@
 Which items share a part is fixed beforehand, whether or not a process is killed: a model's numbers depend in their
 last digits on what is in a batch. A file is named by a hash of everything that decides its results, so parts are
 never mistaken for others'. Lines with a checksum each; half a line at the end is dropped.
+
+In a run of several processes each works out one part of every round, and the first one writes.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
+from recbole_soft.parallel.group import alone, check_alike, from_first, gather, is_first, rank, world_size
 from recbole_soft.resuming.pace import Pace
 
 logger = logging.getLogger("recbole_soft")
@@ -33,7 +37,7 @@ class Parts:
         self._folder, self._seconds = folder, seconds
 
     def gather(
-        self, kind: str, key: Callable[[], str], items: Sequence[Item], size: int,
+        self, kind: str, key: Callable[[], str], items: Sequence[Item], size: int, batch: int,
         compute: Callable[[Sequence[Item]], list[Any]], progress: Callable[[int], None] | None = None,
     ) -> list[Any]:
         """One result per item, in order.
@@ -41,28 +45,52 @@ class Parts:
         Args:
             kind: word for the file and for messages.
             key: hash of all that decides the results, items included; asked for only where it is needed.
-            items: cut into parts of `size`.
+            items: cut into parts of `size`, several processes into smaller ones where some would be idle.
+            batch: how many items `compute` takes at once; parts hold whole batches where there are enough.
             compute: results of a part, which JSON holds exactly; it reports progress by itself.
-            progress: told of items whose results were found.
+            progress: told of items whose results were found, or were worked out by another process.
         """
+        check_alike(f"the number of {kind}", len(items))
+        size = _part_size(len(items), size, batch)
         parts = [items[first: first + size] for first in range(0, len(items), size)]
         pace = Pace(self._seconds)
-        path = self._folder / f"{kind}-{key()}.jsonl" if self._folder is not None and self._folder.is_dir() else None
-        found = [] if path is None else _read(path, parts)
+        folder = self._folder if is_first() else None
+        path = folder / f"{kind}-{key()}.jsonl" if folder is not None and folder.is_dir() else None
+        found = from_first(lambda: [] if path is None else _read(path, parts))
         if found:
             done = sum(map(len, found))
             logger.info("%s: %d of %d are there from before the interruption", kind, done, len(items))
             if progress is not None:
                 progress(done)
         unwritten: list[list[Any]] = []
-        for part in parts[len(found):]:
-            unwritten.append(compute(part))
-            if self._folder is not None and pace.is_due():
-                path = path or self._folder / f"{kind}-{key()}.jsonl"
+        for first in range(len(found), len(parts), world_size()):
+            unwritten += _together(parts[first: first + world_size()], compute, progress)
+            if folder is not None and pace.is_due():
+                path = path or folder / f"{kind}-{key()}.jsonl"
                 with pace.writing():
                     if _append(path, len(found), unwritten):
                         found, unwritten = [*found, *unwritten], []
         return [result for part in (*found, *unwritten) for result in part]
+
+
+def _part_size(count: int, size: int, batch: int) -> int:
+    """At most `size`, in whole batches, so that all processes have about as many items, in few rounds."""
+    processes = world_size()
+    if processes == 1 or not count:
+        return size
+    share = ceil(count / (processes * ceil(count / (processes * size))))
+    return min(size, batch * ceil(share / batch)) if count > batch * (processes - 1) else share
+
+
+def _together(parts: Sequence[Sequence[Item]], compute: Callable[[Sequence[Item]], list[Any]],
+              progress: Callable[[int], None] | None) -> list[list[Any]]:
+    """Results of at most one part per process."""
+    own = parts[rank(): rank() + 1]
+    with alone():
+        results = [compute(part) for part in own]
+    if progress is not None and world_size() > 1:
+        progress(sum(map(len, parts)) - sum(map(len, own)))
+    return [part for of_process in gather(results) for part in of_process]
 
 
 def _read(path: Path, parts: Sequence[Sequence[Any]]) -> list[list[Any]]:

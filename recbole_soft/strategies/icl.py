@@ -104,7 +104,7 @@ class FrozenLosses:
 
             nll = model.parts.gather("effects", lambda: content_key(
                 base=model.base_fingerprint, prompts=prompts, answers=answers, size=size, fast=fast),
-                order, BATCHES_IN_A_PART * size, score, advance)
+                order, BATCHES_IN_A_PART * size, size, score, advance)
         loss_of = {distinct[number]: value / len(answers[number]) for number, value in zip(order, nll, strict=True)}
         return [loss_of[case] for case in cases]
 

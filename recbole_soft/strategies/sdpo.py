@@ -68,7 +68,7 @@ class ReferenceScores:
         def make(folder: Path) -> None:
             save_file({"nll": self._score(missing, key)}, folder / REFERENCE_FILE)
 
-        folder, _ = context.store.obtain("reference", key, make)
+        folder, _ = context.store.obtain("reference", key, make, together=True)
         return load_file(folder / REFERENCE_FILE)["nll"].tolist()
 
     @torch.no_grad()
@@ -92,7 +92,7 @@ class ReferenceScores:
         was_training = model.training
         model.eval()
         with context.switched_to("sft"), context.progress("Reference log-probabilities", len(windows)) as advance:
-            rows = model.parts.gather("reference", lambda: f"{key}-{size}", windows, size, score_batch, advance)
+            rows = model.parts.gather("reference", lambda: f"{key}-{size}", windows, size, size, score_batch, advance)
         model.train(was_training)
         scores = dict(zip(windows, rows, strict=True))
         return torch.tensor([value for window in sorted(scores) for value in scores[window]])

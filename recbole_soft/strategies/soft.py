@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from recbole_soft.curriculum import SCHEDULES, EpochSignal, Schedule, make_sched
 from recbole_soft.data.windows import sample_rows
 from recbole_soft.distill import DistilledWindow, read_distilled, summarise, write_distilled
 from recbole_soft.models.grounded_answers import ground_answers
+from recbole_soft.parallel.group import shared_out
 from recbole_soft.strategies.base import Responses, Stage, StageContext, Strategy
 from recbole_soft.strategies.engine_answers import EngineAnswers, draw
 from recbole_soft.strategies.sft import LOSS_SETTINGS, SupervisedStage, labelled, masked_softmax
@@ -99,9 +101,16 @@ class SelfOptimisedStage(Stage):
         prompts = [windows.prompts[row] for row in self._watched]
         with self.context.progress("Distance to targets", len(prompts)) as advance:
             model.answer(prompts, advance)
-        answers = model.title_vectors.lookup(model.answered_titles(prompts))
-        targets = model.title_vectors.table()[windows.target_rows[self._watched]]
-        return float((answers - targets).norm(dim=1).mean())
+        titles = model.answered_titles(prompts)
+        model.title_vectors.table()  # made together, before each process does its share alone
+
+        def distances_of(places: Sequence[int]) -> list[float]:
+            answers = model.title_vectors.lookup([titles[place] for place in places])
+            targets = model.title_vectors.table()[windows.target_rows[[self._watched[place] for place in places]]]
+            return (answers - targets).norm(dim=1).tolist()
+
+        distances = shared_out(range(len(titles)), distances_of)
+        return fsum(distances) / len(distances)
 
 
 def obtain_distilled(context: StageContext) -> list[DistilledWindow]:
@@ -124,7 +133,7 @@ def obtain_distilled(context: StageContext) -> list[DistilledWindow]:
         write_distilled(folder / DISTILLED_FILE, windows)
         return summarise(windows)
 
-    folder, reused = context.store.obtain("self-distilled", key, make)
+    folder, reused = context.store.obtain("self-distilled", key, make, together=True)
     context.note("self_distilled_set", {"file": str(folder / DISTILLED_FILE), "reused": reused,
                                         "engine": engine and engine.about()})
     return read_distilled(folder / DISTILLED_FILE)

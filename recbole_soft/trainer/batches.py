@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from math import ceil
 
 import torch
 
@@ -15,6 +17,16 @@ def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[li
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator).tolist()
     return [order[first: first + batch_size] for first in range(0, count, batch_size)]
+
+
+def seed_of_draws(seed: int, step: int, micro_batch: int) -> int:
+    """Seed of what a micro-batch draws at random (dropout), whatever was drawn before and by which process."""
+    return int.from_bytes(sha256(f"{seed} {step} {micro_batch}".encode()).digest()[:7])
+
+
+def idle_processes(processes: int, batch_size: int, micro_batch_size: int) -> int:
+    """How many of several processes never have a micro-batch to train on."""
+    return max(0, processes - ceil(batch_size / micro_batch_size))
 
 
 def micro_batches(rows: Sequence[int], lengths: Mapping[int, int], size: int) -> list[list[int]]:

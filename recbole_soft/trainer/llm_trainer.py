@@ -22,9 +22,12 @@ from tqdm import tqdm
 from recbole_soft.errors import ModelError
 from recbole_soft.llm.adapters import State
 from recbole_soft.models.base import LLMRecommender, WindowTexts
+from recbole_soft.parallel.gradients import accumulate
+from recbole_soft.parallel.group import check_alike, is_first, world_size
 from recbole_soft.registry import split_name
+from recbole_soft.resuming.states import tensor_hash
 from recbole_soft.strategies.base import Stage, StageContext
-from recbole_soft.trainer.batches import epoch_batches, micro_batches
+from recbole_soft.trainer.batches import epoch_batches, idle_processes, micro_batches, seed_of_draws
 from recbole_soft.trainer.rank_metrics import direct_ranks, places_of
 from recbole_soft.trainer.stage_saves import EpochProgress, StageSaves
 from recbole_soft.trainer.stage_weights import StageWeights
@@ -97,7 +100,7 @@ class LLMTrainer(Trainer):
             self.best_valid_score, self.best_valid_result = reused["valid_score"], reused["valid_result"]
         self._use(stage)
         folder = self.run_folder / stage.name if stage.trains or stage.starts_from else None
-        if folder is not None:  # else the weights are the base model's
+        if folder is not None and is_first():  # without a folder the weights are the base model's
             self.model.weights.save(stage.name, folder)
         return {
             "label": stage.label, "folder": folder and str(folder), "reused": reused is not None, "key": key,
@@ -115,6 +118,8 @@ class LLMTrainer(Trainer):
         self.eval_step = min(self.config["eval_step"], self.epochs)
         logger.info("stage '%s': %d windows, up to %d epochs", stage.name, len(self._windows),
                     self.epochs if stage.trains else 0)
+        if idle := idle_processes(world_size(), self.config["train_batch_size"], self.config["micro_batch_size"]):
+            logger.warning("%d of %d processes have nothing to train on: lower micro_batch_size", idle, world_size())
         self.model.weights.create(stage.name, self.config["seed"], copy_of=stage.starts_from)
         self.model.forget_answers()
         stage.begin(self._context(stage))
@@ -179,12 +184,15 @@ class LLMTrainer(Trainer):
                 # A stage that continues another's weights is past any warm-up of the prompts.
                 progress = 1.0 if stage.starts_from else number / (self.epochs * len(batches))
                 prompts = self.model.prompts_in_training([windows.prompts[row] for row in batch], progress, number)
-                parts, batch_tokens = self._step(stage, dict(zip(batch, prompts, strict=True)), advance)
+                parts, batch_tokens = self._step(stage, number, dict(zip(batch, prompts, strict=True)), advance)
                 done.batches, done.tokens = done.batches + 1, done.tokens + batch_tokens
                 for name, value in parts.items():
                     done.sums[name] = done.sums.get(name, 0.0) + value * len(batch)
                 done.seconds = time.perf_counter() - started
         self.saves.save_if_due(stage, done)
+        if world_size() > 1:
+            check_alike("what was learned", {name: tensor_hash(value) for name, value in
+                                             self.model.weights.state(stage.name).items()})
         self.model.forget_answers()
         row = done.row | {name: value / len(windows) for name, value in done.sums.items()}
         row |= {"train_seconds": done.seconds, "tokens_per_second": done.tokens / done.seconds}
@@ -193,9 +201,9 @@ class LLMTrainer(Trainer):
         return row["loss_total"]
 
     def _step(
-        self, stage: Stage, prompts: dict[int, list[int]], advance: Callable[[int], None]
+        self, stage: Stage, number: int, prompts: dict[int, list[int]], advance: Callable[[int], None]
     ) -> tuple[dict[str, float], int]:
-        """One optimiser step on `prompts`, by row; returns the batch's losses and figures by name,
+        """Optimiser step `number` of the stage on `prompts`, by row; returns the batch's losses and figures by name,
         and the tokens it read."""
         batch = list(prompts)
         responses = stage.responses(batch)
@@ -203,24 +211,28 @@ class LLMTrainer(Trainer):
         of_row = {kind: dict(zip(batch, texts, strict=True)) for kind, texts in responses.items()}
         lengths = {row: len(prompts[row]) + sum(len(texts[row]) for texts in of_row.values()) for row in batch}
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, torch.Tensor] = {}
-        for rows in micro_batches(batch, lengths, self.config["micro_batch_size"]):
+
+        def backward(micro_batch: int, rows: list[int]) -> dict[str, torch.Tensor]:
+            torch.manual_seed(seed_of_draws(self.config["seed"], number, micro_batch))
             scores = self.model.score([prompts[row] for row in rows],
                                       {kind: [texts[row] for row in rows] for kind, texts in of_row.items()},
                                       stage.masked)
             loss = stage.loss(scores, batch_tokens, rows)
             loss.total.backward()
             parts = {f"loss_{name}": value for name, value in {"total": loss.total, **loss.parts}.items()}
-            for name, value in {**parts, **loss.figures}.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
-            advance(len(rows))
-        self._check_nan(sums["loss_total"])
+            return {name: value.detach() for name, value in {**parts, **loss.figures}.items()}
+
+        parameters = self.model.weights.parameters()
+        found = accumulate(micro_batches(batch, lengths, self.config["micro_batch_size"]), backward, parameters,
+                           lambda together: advance(sum(map(len, together))))
+        sums = {name: sum(float(of_one[name]) for of_one in found) for name in found[0]}
+        self._check_nan(torch.tensor(sums["loss_total"]))
         if self.clip_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.weights.parameters(), **self.clip_grad_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, **self.clip_grad_norm)
         self.optimizer.step()
         self.schedule.step()
         stage.end_step()
-        return {name: float(value) for name, value in sums.items()}, sum(lengths.values())
+        return sums, sum(lengths.values())
 
     def _check_nan(self, loss):
         if not torch.isfinite(loss):
@@ -242,7 +254,8 @@ class LLMTrainer(Trainer):
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Keeps the best weights of the stage; the base model is never written."""
         self.best_state = self.model.weights.state(self._stage.name)
-        self.model.weights.save(self._stage.name, self.run_folder / self._stage.name)
+        if is_first():
+            self.model.weights.save(self._stage.name, self.run_folder / self._stage.name)
 
     @torch.no_grad()
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):

@@ -6,6 +6,8 @@ of the targets (coverage, Gini, ...) go by RecBole's way, through the scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from recbole.evaluator.collector import DataStruct
@@ -13,6 +15,7 @@ from recbole.evaluator.register import metric_information
 from torch import Tensor
 
 from recbole_soft.models.base import LLMRecommender
+from recbole_soft.parallel.group import shared_out
 
 PLACES = "rec.topk"
 
@@ -22,8 +25,14 @@ def direct_ranks(model: LLMRecommender, eval_data, metrics: list[str]) -> Tensor
     """[n] ranks of the targets of a split in its order; None where RecBole's way has to be taken."""
     if any(metric_information[metric.lower()] != [PLACES] for metric in metrics):
         return None
-    interaction, masked, _, targets = eval_data.collate_fn(np.arange(len(eval_data.dataset)))
-    return model.target_ranks(interaction, targets, masked)
+
+    def ranks_of(rows: Sequence[int]) -> list[Tensor | None]:
+        interaction, masked, _, targets = eval_data.collate_fn(np.asarray(rows))
+        ranks = model.target_ranks(interaction, targets, masked)
+        return [ranks if ranks is None else ranks.cpu()]
+
+    found = shared_out(range(len(eval_data.dataset)), ranks_of)
+    return None if any(ranks is None for ranks in found) else torch.cat(found)
 
 
 def places_of(ranks: Tensor, longest: int) -> DataStruct:

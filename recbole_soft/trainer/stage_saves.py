@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recbole_soft.artifacts import UNFINISHED, content_key, file_hash, read_json, write_json
+from recbole_soft.parallel.group import from_first, is_first
 from recbole_soft.resuming.checkpoints import Checkpoint, Checkpoints
 from recbole_soft.resuming.states import (
     optimizer_state,
@@ -78,12 +79,12 @@ class StageSaves:
         """
         folder = None if self._folder is None else self._folder / f"training-{stage.name}"
         self._checkpoints = Checkpoints(folder, self._seconds, content_key(run=self._identity, stage=key))
-        checkpoint = self._checkpoints.latest()
+        checkpoint = from_first(self._checkpoints.latest)
         return None if checkpoint is None else self._restore(stage, checkpoint)
 
     def save_if_due(self, stage: Stage, progress: EpochProgress) -> None:
         """To be called between two batches."""
-        if self._checkpoints.is_due():
+        if is_first() and self._checkpoints.is_due():
             self._checkpoints.write(*self._state(stage, progress))
 
     def _state(self, stage: Stage, progress: EpochProgress) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -121,7 +122,7 @@ class StageSaves:
     # ---- finished stages -------------------------------------------------------------------------
     def note_finished(self, stage: Stage, key: str, report: dict[str, Any]) -> None:
         """The stage's weights are in the run folder; what else the run needs of it goes beside the checkpoints."""
-        if self._folder is None or not stage.trains:
+        if self._folder is None or not stage.trains or not is_first():
             return
         trainer = self._trainer
         write_json(self._note(stage), plain_json({
@@ -133,6 +134,20 @@ class StageSaves:
     def restore_finished(self, stage: Stage, key: str) -> dict[str, Any] | None:
         """Loads a stage that this run has finished before it was interrupted; returns its report, None if it has not.
         """
+        note = from_first(lambda: self._noted(stage, key))
+        if note is None:
+            return None
+        trainer = self._trainer
+        trainer.model.weights.create(stage.name, trainer.config["seed"])
+        trainer.model.weights.load(stage.name, self._run_folder / stage.name)
+        trainer.curves[:] = note["curves"]
+        trainer.notes.update(note["notes"])
+        trainer.best_valid_score, trainer.best_valid_result = note["valid_score"], note["valid_result"]
+        logger.info("stage '%s' was finished before the interruption", stage.name)
+        return note["report"]
+
+    def _noted(self, stage: Stage, key: str) -> dict[str, Any] | None:
+        """The note of a finished stage that is this very one, and whose weights are still there."""
         try:
             note = read_json(self._note(stage)) if self._folder is not None else {}
         except (OSError, ValueError):
@@ -143,14 +158,7 @@ class StageSaves:
             logger.warning("stage '%s': its weights in %s have changed since they were written; it is trained anew",
                            stage.name, self._run_folder / stage.name)
             return None
-        trainer = self._trainer
-        trainer.model.weights.create(stage.name, trainer.config["seed"])
-        trainer.model.weights.load(stage.name, self._run_folder / stage.name)
-        trainer.curves[:] = note["curves"]
-        trainer.notes.update(note["notes"])
-        trainer.best_valid_score, trainer.best_valid_result = note["valid_score"], note["valid_result"]
-        logger.info("stage '%s' was finished before the interruption", stage.name)
-        return note["report"]
+        return note
 
     def _note(self, stage: Stage) -> Path:
         return self._folder / f"finished-{stage.name}.json"

@@ -9,6 +9,7 @@ from typing import Any
 from recbole_soft.artifacts import content_key, file_hash, read_json, write_json
 from recbole_soft.errors import ModelError
 from recbole_soft.models.base import LLMRecommender, WindowTexts
+from recbole_soft.parallel.group import is_first
 from recbole_soft.strategies.base import Stage
 
 logger = logging.getLogger("recbole_soft")
@@ -71,7 +72,7 @@ class StageWeights:
 
     def keep(self, stage: Stage, key: str, summary: dict[str, Any]) -> None:
         """Keeps the stage's weights for later runs."""
-        if not stage.is_reusable or self._model.store.find(f"stage-{stage.name}", key):
+        if not stage.is_reusable or self._model.store.find(f"stage-{stage.name}", key) or not is_first():
             return
         with self._model.store.writing(f"stage-{stage.name}", key) as folder:
             self._model.weights.save(stage.name, folder)

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first; a module may import from its own layer (unless it is a set of siblings) and from lower ones.
 LAYERS: list[set[str]] = [
-    {"errors", "compat", "artifacts", "resuming", "statistics", "engines"},
+    {"errors", "compat", "artifacts", "resuming", "parallel", "statistics", "engines"},
     {"registry", "config"},
     {"data"},
     {"prompts"},
