@@ -84,7 +84,7 @@ class LLMTrainer(Trainer):
             if report is None:
                 report = self._obtain_stage(stage, key, train_data, valid_data, callback_fn)
                 self.saves.note_finished(stage, key, report)
-            self._use(stage)
+            self._use(stage.name)
             self.stage_reports[stage.name] = report
         return self.best_valid_score, self.best_valid_result
 
@@ -98,7 +98,7 @@ class LLMTrainer(Trainer):
         else:
             self.curves += reused["curves"]
             self.best_valid_score, self.best_valid_result = reused["valid_score"], reused["valid_result"]
-        self._use(stage)
+        self._use(stage.name)
         folder = self.run_folder / stage.name if stage.trains or stage.starts_from else None
         if folder is not None and is_first():  # without a folder the weights are the base model's
             self.model.weights.save(stage.name, folder)
@@ -144,16 +144,14 @@ class LLMTrainer(Trainer):
 
     @contextmanager
     def _switched(self, name: str, back_to: str) -> Iterator[None]:
-        self.model.weights.activate(name)
-        self.model.forget_answers()
+        self._use(name)
         try:
             yield
         finally:
-            self.model.weights.activate(back_to)
-            self.model.forget_answers()
+            self._use(back_to)
 
-    def _use(self, stage: Stage) -> None:
-        self.model.weights.activate(stage.name)
+    def _use(self, name: str) -> None:
+        self.model.weights.activate(name)
         self.model.forget_answers()
 
     # ---- RecBole's seams -------------------------------------------------------------------------
@@ -171,8 +169,8 @@ class LLMTrainer(Trainer):
         stage, windows = self._stage, self._windows
         done, self._resumed = self._resumed, None
         if done is None:
-            row = {"stage": stage.name, "epoch": epoch_idx} | stage.begin_epoch(epoch_idx, self.epochs)
-            done = EpochProgress(epoch_idx, row)
+            done = EpochProgress(epoch_idx, {"stage": stage.name, "epoch": epoch_idx}
+                                 | stage.begin_epoch(epoch_idx, self.epochs))
         self.model.train()
         started = time.perf_counter() - done.seconds
         batches = epoch_batches(len(windows), self.config["train_batch_size"], self.config["seed"], epoch_idx)
@@ -185,17 +183,15 @@ class LLMTrainer(Trainer):
                 progress = 1.0 if stage.starts_from else number / (self.epochs * len(batches))
                 prompts = self.model.prompts_in_training([windows.prompts[row] for row in batch], progress, number)
                 parts, batch_tokens = self._step(stage, number, dict(zip(batch, prompts, strict=True)), advance)
-                done.batches, done.tokens = done.batches + 1, done.tokens + batch_tokens
-                for name, value in parts.items():
-                    done.sums[name] = done.sums.get(name, 0.0) + value * len(batch)
+                done.add(parts, len(batch), batch_tokens)
                 done.seconds = time.perf_counter() - started
         self.saves.save_if_due(stage, done)
         if world_size() > 1:
             check_alike("what was learned", {name: tensor_hash(value) for name, value in
                                              self.model.weights.state(stage.name).items()})
         self.model.forget_answers()
-        row = done.row | {name: value / len(windows) for name, value in done.sums.items()}
-        row |= {"train_seconds": done.seconds, "tokens_per_second": done.tokens / done.seconds}
+        row = done.row | {name: value / len(windows) for name, value in done.sums.items()} | {
+            "train_seconds": done.seconds, "tokens_per_second": done.tokens / done.seconds}
         self.curves.append(row)
         self._log_scalars(row)
         return row["loss_total"]
@@ -223,8 +219,8 @@ class LLMTrainer(Trainer):
             return {name: value.detach() for name, value in {**parts, **loss.figures}.items()}
 
         parameters = self.model.weights.parameters()
-        found = accumulate(micro_batches(batch, lengths, self.config["micro_batch_size"]), backward, parameters,
-                           lambda together: advance(sum(map(len, together))))
+        cut = micro_batches(batch, lengths, self.config["micro_batch_size"])
+        found = accumulate(cut, backward, parameters, lambda together: advance(sum(map(len, together))))
         sums = {name: sum(float(of_one[name]) for of_one in found) for name in found[0]}
         self._check_nan(torch.tensor(sums["loss_total"]))
         if self.clip_grad_norm:
@@ -245,7 +241,7 @@ class LLMTrainer(Trainer):
         score, result = super()._valid_epoch(valid_data, show_progress=False)
         row = self.curves[-1]
         row |= {f"valid_{name}": float(value) for name, value in result.items()}
-        row["valid_seconds"] = time.perf_counter() - started
+        row |= {"valid_seconds": time.perf_counter() - started}
         self._log_scalars({key: value for key, value in row.items() if key.startswith("valid_")}, row)
         logger.info("%s", _epoch_line(row, self.valid_metric))
         # RecBole takes a tie for an improvement; the paper asks for a better epoch.
@@ -275,7 +271,7 @@ class LLMTrainer(Trainer):
     # ---- reporting -------------------------------------------------------------------------------
     def evaluate_stage(self, stage_name: str, eval_data) -> dict[str, float]:
         """Evaluates with the weights of one stage."""
-        self._use(next(stage for stage in self.stages if stage.name == stage_name))
+        self._use(stage_name)
         return self.evaluate(eval_data, load_best_model=False)
 
     def _summary(self, stage: Stage) -> dict[str, Any]:

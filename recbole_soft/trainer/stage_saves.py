@@ -55,6 +55,12 @@ class EpochProgress:
     tokens: int = 0
     seconds: float = 0.0
 
+    def add(self, figures: dict[str, float], windows: int, tokens: int) -> None:
+        """Counts an optimiser step: its mean losses and figures over so many windows."""
+        self.batches, self.tokens = self.batches + 1, self.tokens + tokens
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * windows
+
 
 class StageSaves:
     """Checkpoints of the stage that is trained, and notes on the stages that are finished.

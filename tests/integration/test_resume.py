@@ -83,8 +83,8 @@ def test_no_step_is_trained_twice(toy_settings, tmp_path, monkeypatch, ends_at, 
     steps: list[tuple] = []
     original = LLMTrainer._step
 
-    def noted(self, stage, prompts, advance):
-        result = original(self, stage, prompts, advance)
+    def noted(self, stage, number, prompts, advance):
+        result = original(self, stage, number, prompts, advance)
         steps.append((stage.name, tuple(prompts)))
         return result
 
