@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from math import ceil
 
 import torch
+
+logger = logging.getLogger("recbole_soft")
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -24,9 +27,16 @@ def seed_of_draws(seed: int, step: int, micro_batch: int) -> int:
     return int.from_bytes(sha256(f"{seed} {step} {micro_batch}".encode()).digest()[:7])
 
 
-def idle_processes(processes: int, batch_size: int, micro_batch_size: int) -> int:
-    """How many of several processes never have a micro-batch to train on."""
-    return max(0, processes - ceil(batch_size / micro_batch_size))
+def warn_of_idle(processes: int, batch_size: int, micro_batch_size: int) -> None:
+    """Says so if some of several processes never have a micro-batch to train on.
+
+    Smaller ones are the user's choice: what is in a micro-batch decides last digits, and what dropout draws.
+    """
+    busy = ceil(batch_size / micro_batch_size)
+    if busy < processes:
+        logger.warning("training: %d of %d processes have nothing to do, a batch of %d is %d micro-batches; "
+                       "--micro_batch_size=%d gives work to all", processes - busy, processes, batch_size, busy,
+                       max(1, batch_size // processes))
 
 
 def micro_batches(rows: Sequence[int], lengths: Mapping[int, int], size: int) -> list[list[int]]:

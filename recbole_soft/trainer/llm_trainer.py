@@ -27,7 +27,7 @@ from recbole_soft.parallel.group import check_alike, is_first, world_size
 from recbole_soft.registry import split_name
 from recbole_soft.resuming.states import tensor_hash
 from recbole_soft.strategies.base import Stage, StageContext
-from recbole_soft.trainer.batches import epoch_batches, idle_processes, micro_batches, seed_of_draws
+from recbole_soft.trainer.batches import epoch_batches, micro_batches, seed_of_draws, warn_of_idle
 from recbole_soft.trainer.rank_metrics import direct_ranks, places_of
 from recbole_soft.trainer.stage_saves import EpochProgress, StageSaves
 from recbole_soft.trainer.stage_weights import StageWeights
@@ -77,6 +77,7 @@ class LLMTrainer(Trainer):
         of every stage are always kept.
         """
         self._windows = self.model.texts_of(train_data.dataset)
+        warn_of_idle(world_size(), self.config["train_batch_size"], self.config["micro_batch_size"])
         self._show_progress = show_progress
         for stage in self.stages:
             key = self.stage_weights.key(stage, self._windows, valid_data)
@@ -118,8 +119,6 @@ class LLMTrainer(Trainer):
         self.eval_step = min(self.config["eval_step"], self.epochs)
         logger.info("stage '%s': %d windows, up to %d epochs", stage.name, len(self._windows),
                     self.epochs if stage.trains else 0)
-        if idle := idle_processes(world_size(), self.config["train_batch_size"], self.config["micro_batch_size"]):
-            logger.warning("%d of %d processes have nothing to train on: lower micro_batch_size", idle, world_size())
         self.model.weights.create(stage.name, self.config["seed"], copy_of=stage.starts_from)
         self.model.forget_answers()
         stage.begin(self._context(stage))

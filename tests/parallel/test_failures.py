@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -25,7 +26,7 @@ def artifacts(tmp_path_factory):
     ("kill", "exitcode  : -9"),  # a killed process says nothing; torchrun does
 ])
 def test_a_broken_process_ends_all_with_one_message(launch, small, artifacts, how, message):
-    ended = launch([small(artifacts / how, "BIGRec_SFT", fail=how)])
+    ended = launch([small(artifacts / how, "BIGRec_SFT", fail=how, checkpoint_seconds=0)])
     assert ended.code != 0
     assert ended.text.count(message) == 1, ended.text
     # torchrun's own summary holds a traceback of torchrun.
@@ -33,6 +34,21 @@ def test_a_broken_process_ends_all_with_one_message(launch, small, artifacts, ho
     assert len(ours) <= 1, ended.text
     assert ended.text.count("Traceback") == (2 if how == "exception" else 1)
     assert not (artifacts / how / "run" / "run.json").exists()
+
+
+def test_one_process_goes_on_where_a_killed_one_ended_two(artifacts, small):
+    """Uses what the test above leaves: a checkpoint after two steps."""
+    records = []
+    for name, changes in (("kill", {"resume": True}), ("whole", {})):
+        settings = small(artifacts / name, "BIGRec_SFT", checkpoint_seconds=0, **changes)
+        if name == "whole":
+            settings["artifacts_dir"] = str(artifacts / "other")
+        assert cli.main([f"--{key}={value}" for key, value in settings.items()]) == 0
+        records.append(json.loads((artifacts / name / "run" / "run.json").read_text()))
+    assert [record["was_interrupted"] for record in records] == [True, False]
+    assert records[0]["results"] == records[1]["results"]
+    losses = [[row["loss_total"] for row in record["curves"]] for record in records]
+    assert losses[0] == losses[1] and len(losses[0]) == 2
 
 
 def test_another_number_of_processes_than_asked_for_is_refused(toy_settings, capsys):

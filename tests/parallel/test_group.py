@@ -16,6 +16,7 @@ from recbole_soft.parallel import gradients, group
 from recbole_soft.parallel.launch import Launch
 from recbole_soft.resuming import parts as parts_module
 from recbole_soft.resuming.parts import Parts
+from recbole_soft.trainer.batches import warn_of_idle
 
 
 class Threads:
@@ -186,3 +187,11 @@ def _gathered_by(members: Threads) -> Callable:
         return members.gather(torch.cat([*flat, torch.tensor([float(p.grad is not None) for p in parameters])]))
 
     return gathered
+
+
+def test_processes_without_a_micro_batch_are_told_of_with_a_value_that_helps(caplog):
+    warn_of_idle(1, 16, 16)
+    warn_of_idle(4, 16, 4)
+    assert not caplog.records
+    warn_of_idle(3, 16, 8)
+    assert "1 of 3 processes have nothing to do" in caplog.text and "--micro_batch_size=5 " in caplog.text
