@@ -7,6 +7,7 @@ text's tokens is offered for small models. The caller decides which weights are 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby, islice
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,13 @@ from recbole_soft.llm.backbone import Backbone
 BATCH_TOKENS = 16384
 # What a larger batch computes does not stay in a processor's caches: a third of the speed at 16384.
 CPU_BATCH_TOKENS = 1024
+ROWS_ALIKE = 16
 
 
 @torch.no_grad()
 def embed_texts(
     backbone: Backbone, model: nn.Module, texts: Sequence[str], pooling: str = "last",
-    batch_tokens: int | None = None, progress: Callable[[int], None] | None = None,
+    batch_tokens: int | None = None, progress: Callable[[int], None] | None = None, alike: bool = False,
 ) -> Tensor:
     """Vectors of texts.
 
@@ -32,6 +34,8 @@ def embed_texts(
         texts: [n] texts, without quotes; an empty text counts as a single end-of-text token.
         pooling: `last` or `mean`.
         batch_tokens: padded tokens per forward; by default what suits the device.
+        alike: a text's vector is the same to the last bit whatever else is embedded with it. What decides last digits
+            is the shape of a batch, so every batch then has `ROWS_ALIKE` texts of one length, some repeated.
 
     Returns:
         [n, d] float32 on the model's device.
@@ -41,12 +45,14 @@ def embed_texts(
     unique = list(dict.fromkeys(texts))
     rows = [tokenizer.bos_ids + (body or [tokenizer.eos_id]) for body in tokenizer.encode(unique)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    batches = _alike(order, rows) if alike else _batches(order, rows, batch_tokens)
     vectors = torch.empty(len(rows), backbone.hidden_size, dtype=torch.float32, device=backbone.device)
     was_training = model.training
     model.eval()
     try:
-        for batch in _batches(order, rows, batch_tokens):
-            vectors[batch] = _pool(backbone, model, [rows[i] for i in batch], pooling)
+        for batch in batches:
+            filled = [rows[i] for i in batch] + [rows[batch[-1]]] * (alike * (ROWS_ALIKE - len(batch)))
+            vectors[batch] = _pool(backbone, model, filled, pooling)[: len(batch)]
             if progress is not None:
                 progress(len(batch))
     finally:
@@ -64,6 +70,12 @@ def _batches(order: list[int], rows: list[list[int]], batch_tokens: int):
         batch.append(index)
     if batch:
         yield batch
+
+
+def _alike(order: list[int], rows: list[list[int]]):
+    for _, of_length in groupby(order, key=lambda i: len(rows[i])):
+        while batch := list(islice(of_length, ROWS_ALIKE)):
+            yield batch
 
 
 def _pool(backbone: Backbone, model: nn.Module, rows: list[list[int]], pooling: str) -> Tensor:

@@ -116,6 +116,19 @@ def test_a_vector_depends_on_its_text_alone(family, pooling):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_alike_vectors_are_the_same_to_the_last_bit_in_any_company(family, pooling):
+    backbone = backbone_of(family)
+    words = ["amber", "birch", "cedar", "dune", "ember"]
+    texts = [" ".join(words[: 1 + number % 5]) + f" {number}" for number in range(60)]
+    together = embed_texts(backbone, backbone.model, texts, pooling, alike=True)
+    assert torch.allclose(together, embed_texts(backbone, backbone.model, texts, pooling), atol=1e-5)
+    for some in (slice(7, 8), slice(0, 60, 3), slice(59, None, -1), slice(20, 37)):
+        assert torch.equal(embed_texts(backbone, backbone.model, texts[some], pooling, alike=True), together[
+            list(range(60))[some]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_vectors_are_those_of_the_definition(family):
     """BIGRec: the last hidden layer (after the final norm) at the last token."""
     backbone = backbone_of(family)
