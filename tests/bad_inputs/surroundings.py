@@ -146,7 +146,7 @@ CASES = (
     full("a disk with room for the settings only", 40),
     full("a disk with room for the embedded model only", 180),
     Case("a disk that fills up under a traditional model", {"checkpoint_dir": DISK, "model": "SASRec"},
-         within=small_disk(60), cause="could not be written to its end", place=DISK, remedy="--checkpoint_dir=FOLDER"),
+         within=small_disk(60), cause="No space left on device", place=DISK, remedy="--checkpoint_dir=FOLDER"),
     Case("a disk that fills up under prepare", within=small_disk(8), argv=[
         "prepare", "--ratings=raw/ratings.csv", "--metadata=raw/items.jsonl", "--name=new", f"--out={DISK}"],
          cause="No space left on device", place=DISK, remedy="--out"),

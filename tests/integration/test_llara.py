@@ -170,10 +170,10 @@ def test_the_curriculum_reaches_hybrid_prompts_and_never_starts_again(toy_settin
     seen = []
     step = LLMTrainer._step
 
-    def spy(self, stage, prompts, advance):
+    def spy(self, stage, number, prompts, advance):
         first = self.model.item_prompts.first_item_token
         seen.append(sum(any(token >= first for token in prompt) for prompt in prompts.values()) / len(prompts))
-        return step(self, stage, prompts, advance)
+        return step(self, stage, number, prompts, advance)
 
     monkeypatch.setattr(LLMTrainer, "_step", spy)
     settings = toy_settings(epochs=4, patience=4, llara_curriculum="linear", num_beams=1, **QUICK)

@@ -115,7 +115,7 @@ def test_equal_values_are_not_trained_twice_and_failures_are_told(tune, monkeypa
 
 @pytest.mark.usefixtures("with_optuna")
 def test_a_search_in_which_nothing_works_ends_at_once(tune, monkeypatch):
-    def fails(*_):
+    def fails(*_, **__):
         raise RuntimeError("no good")
 
     monkeypatch.setattr("recbole_soft.run._run", fails)

@@ -43,7 +43,7 @@ def test_parts_go_on_where_they_were_ended_in_the_same_batches(tmp_path_factory,
             return [[text, len(text) / 3] for text in part]
 
         calls = [0]
-        return Parts(folder, 0).gather("answers", lambda: "key", items, size, compute)
+        return Parts(folder, 0).gather("answers", lambda: "key", items, size, 1, compute)
 
     for stop in stops:
         if sum(map(len, computed)) < count:
@@ -65,21 +65,21 @@ def test_damaged_parts_are_worked_out_again(tmp_path):
         return [2 * number for number in part]
 
     numbers = list(range(9))
-    assert parts.gather("x", lambda: "k", numbers, 3, compute) == [2 * number for number in numbers]
+    assert parts.gather("x", lambda: "k", numbers, 3, 1, compute) == [2 * number for number in numbers]
     file = tmp_path / "x-k.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(lines[0] + lines[1].replace(b"6", b"5") + lines[2])
     computed.clear()
-    assert parts.gather("x", lambda: "k", numbers, 3, compute) == [2 * number for number in numbers]
+    assert parts.gather("x", lambda: "k", numbers, 3, 1, compute) == [2 * number for number in numbers]
     assert computed == [[3, 4, 5], [6, 7, 8]]
 
 
 def test_other_keys_find_nothing_and_quick_results_are_not_written(tmp_path):
-    assert Parts(tmp_path, 0).gather("x", lambda: "one", [1], 1, lambda part: ["one"]) == ["one"]
-    assert Parts(tmp_path, 0).gather("x", lambda: "two", [1], 1, lambda part: ["two"]) == ["two"]
+    assert Parts(tmp_path, 0).gather("x", lambda: "one", [1], 1, 1, lambda part: ["one"]) == ["one"]
+    assert Parts(tmp_path, 0).gather("x", lambda: "two", [1], 1, 1, lambda part: ["two"]) == ["two"]
     asked: list[str] = []
     slow = Parts(tmp_path / "new", 60)
-    assert slow.gather("x", lambda: asked.append("key") or "k", [1, 2], 1, lambda part: part) == [1, 2]
+    assert slow.gather("x", lambda: asked.append("key") or "k", [1, 2], 1, 1, lambda part: part) == [1, 2]
     assert not asked and not (tmp_path / "new").exists()
 
 
@@ -90,7 +90,7 @@ def test_a_disk_that_is_full_costs_no_results(tmp_path, monkeypatch, caplog):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert Parts(tmp_path, 0).gather("x", lambda: "k", [1, 2, 3], 1, lambda part: part) == [1, 2, 3]
+    assert Parts(tmp_path, 0).gather("x", lambda: "k", [1, 2, 3], 1, 1, lambda part: part) == [1, 2, 3]
     assert "No space left on device" in caplog.text and (tmp_path / "x-k.jsonl").read_bytes() == b""
 
 
