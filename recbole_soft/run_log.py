@@ -35,9 +35,9 @@ def log_to(path: Path, level: str = "INFO", terminal_level: str | None = None) -
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         handlers[0].setLevel(terminal_level or logging.NOTSET)
         handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before = root.level
-    root.setLevel(logging.WARNING)
     ours = logging.getLogger("recbole_soft")
+    before = root.level, ours.level
+    root.setLevel(logging.WARNING)
     ours.setLevel(level or "INFO")
     for handler in handlers:
         root.addHandler(handler)
@@ -47,7 +47,8 @@ def log_to(path: Path, level: str = "INFO", terminal_level: str | None = None) -
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()
-        root.setLevel(before)
+        root.setLevel(before[0])
+        ours.setLevel(before[1])
 
 
 def quiet_libraries() -> None:
