@@ -20,7 +20,6 @@ from recbole_soft.benchmark.process import run_cell
 from recbole_soft.benchmark.progress import Progress
 from recbole_soft.benchmark.recipe import TEACHER
 from recbole_soft.benchmark.validity import Validity
-from recbole_soft.config.schema import SETTINGS
 from recbole_soft.data.sources import local_dataset
 from recbole_soft.errors import UserError
 from recbole_soft.registry import is_llm_name, split_name
@@ -189,12 +188,10 @@ class Benchmark:
         if cell.result is None:
             cell.failure = f"the run ended well, but its record does not count: {why or 'it is not where it belongs'}"
 
-
     def _goes_on(self, cell: Cell) -> dict[str, str]:
         """A run that was interrupted goes on; one whose record does not count starts anew."""
         is_finished = (run_folder_of(self.config(cell)) / RECORD_FILE).is_file() if self.is_known(cell) else False
-        can_resume = any(setting.name == "resume" for setting in SETTINGS)
-        return {"resume": "True"} if can_resume and not is_finished else {}
+        return {} if is_finished else {"resume": "True"}
 
 
 def run_folder_of(config) -> Path:

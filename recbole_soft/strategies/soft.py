@@ -49,6 +49,7 @@ class SelfOptimisedStage(Stage):
         self.starts_from, self.label = starts_from, label
         self.tau = 1.0
         self._first_distance: float | None = None
+        self._epoch = 0
 
     def begin(self, context: StageContext) -> None:
         super().begin(context)
@@ -75,17 +76,23 @@ class SelfOptimisedStage(Stage):
         if self._first_distance is None:
             self._first_distance = distance
         self.tau = self.schedule.weight(EpochSignal(epoch, epochs, distance, self._first_distance))
-        if len(self._choices) > 1:
-            self._distilled = draw(self._choices, self.context.config["seed"], epoch)
+        self._draw(epoch)
         figures = {"tau": self.tau} | ({} if distance is None else {"distance": distance})
         return figures | super().begin_epoch(epoch, epochs)
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"tau": self.tau, "first_distance": self._first_distance}
+        return super().state() | {"tau": self.tau, "first_distance": self._first_distance, "epoch": self._epoch}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         super().restore(state)
         self.tau, self._first_distance = state["tau"], state["first_distance"]
+        self._draw(state["epoch"])
+
+    def _draw(self, epoch: int) -> None:
+        """Where there are several answers per window, those of this epoch."""
+        self._epoch = epoch
+        if len(self._choices) > 1:
+            self._distilled = draw(self._choices, self.context.config["seed"], epoch)
 
     def responses(self, rows: Sequence[int]) -> Responses:
         kinds = {"sft": self.context.windows.targets, "sdft": self._distilled}

@@ -7,16 +7,19 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from recbole_soft import cli
+from recbole_soft.curriculum import make_schedule
 from recbole_soft.distill_cli import PROGRAM
 from recbole_soft.engine_exchange import read_export
 from recbole_soft.errors import DataError
 from recbole_soft.run import run_recbole_soft
 from recbole_soft.strategies.engine_answers import draw
+from recbole_soft.strategies.soft import SelfOptimisedStage
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 
@@ -210,3 +213,21 @@ def test_code_of_a_checkpoint_is_not_run_because_a_file_says_so(distill, tmp_pat
     (folder / "engine.json").write_text(json.dumps({**about, "run": None}))
     code, said = distill("import", **{"from": folder})
     assert code == 2 and "does not say which run asked" in said
+
+
+def test_a_stage_that_goes_on_has_the_draw_of_its_epoch():
+    def stage() -> SelfOptimisedStage:
+        made = SelfOptimisedStage(make_schedule("constant", {}), "raw", 4, None, "SOFT")
+        made.context = SimpleNamespace(config={"seed": 5})
+        made._choices = [[[answer, window] for window in range(40)] for answer in range(3)]
+        made._distilled = made._choices[0]
+        return made
+
+    first, second = stage(), stage()
+    drawn = []
+    for epoch in range(3):
+        first.begin_epoch(epoch, 3)
+        drawn.append(first._distilled)
+    assert drawn[0] != drawn[1] != drawn[2], "every epoch has its own draw"
+    second.restore(json.loads(json.dumps(first.state())))
+    assert second._distilled == drawn[2]
