@@ -25,6 +25,7 @@ from recbole_soft.errors import UserError
 from recbole_soft.registry import is_llm_name, split_name
 from recbole_soft.reporting.record import RECORD_FILE
 from recbole_soft.reporting.records import RunRecord
+from recbole_soft.run_folders import remove_half_written
 
 TIMES_FILE = "times.json"
 
@@ -215,6 +216,7 @@ def _alone(work: Path) -> Iterator[None]:
         except OSError as error:
             raise UserError("this benchmark is already running", where=str(work),
                             remedy="wait for it, or end that process first") from error
+        remove_half_written(work)
         yield
 
 

@@ -1,7 +1,7 @@
 """Runs many tiny full jobs in one process and says whether anything grows.
 
     python -m tests.soak --jobs=200 --seed=0
-    python -m tests.soak --jobs=60 --kinds=soft,plot
+    python -m tests.soak --jobs=60 --kinds=soft,sasrec,outputs
 
 The exit code is 1 when something grows, a job ends otherwise than it should, or a file is left outside the run folder.
 `docs/soak.md` says what is measured, and why what counts as flat does.
@@ -71,7 +71,7 @@ def _job(kind: Kind, mix: Mix, number: int, seed: int) -> list[str]:
     if not mistakes and kind.says not in text:
         mistakes = [f"{kind.name}: does not say {kind.says!r}"]
     mix.note_end(kind, number)
-    return [f"job {number + 1}, {mistake}\n{text[-TOLD_CHARACTERS:]}" for mistake in mistakes]
+    return [f"job {number + 1}, {mistake}" for mistake in mistakes] + [text[-TOLD_CHARACTERS:]] * bool(mistakes)
 
 
 def report(history: History, wrong: Sequence[str], per_round: int) -> tuple[str, bool]:

@@ -28,6 +28,7 @@ LANGUAGE_MODEL = {
     "max_new_tokens": 5, "num_beams": 2, "generation_batch_size": 16,
 }
 RUN = "run"
+ITEMS = 24
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def all_kinds() -> dict[str, Kind]:
         Kind("sasrec", (_run("SASRec"),), "SASRec", leaves="sasrec"),
         Kind("mistyped", (_run("BIGRec_SFT", EXIT_CODE, epoch=3),), "did you mean"),
         Kind("recommend", (_command("recommend", "--run={soft}", "--history={titles}", "--format=json"),
-                           _command("recommend", "--run={sasrec}", "--user_id=u3")), '"items"'),
+                           _command("recommend", "--run={sasrec}", "--user_id=u3")), '"recommendations"'),
         Kind("sdpo", (_run("BIGRec_SDPO", sdpo_epochs=1),), "BIGRec SDPO"),
         Kind("llara", (_run("LLaRA_SOFT", llara_curriculum="linear", rec_model_settings="{epochs: 2}"),), "LLaRA SOFT"),
         Kind("untitled", (_run("BIGRec_SOFT", EXIT_CODE, dataset="untitled"),), "title"),
@@ -104,7 +105,7 @@ class Mix:
     def write_data(self) -> Path:
         """The data sets `toy`, with a planted rule, and `untitled`, without titles; returns their folder."""
         data = self.root / "data"
-        write_toy_dataset(data / "toy", users=16, length=10, items=14)
+        write_toy_dataset(data / "toy", users=24, items=ITEMS)
         rows = [(f"u{user}", f"i{(user + step) % 8}", 10 * step) for user in range(8) for step in range(8)]
         write_atomic(data / "untitled", "untitled", rows, None)
         (data / "untitled" / "untitled.item").write_text(
@@ -115,7 +116,7 @@ class Mix:
         """The words of a job's commands, and the exit codes that they must end with."""
         place = self.root / f"{number:04d}-{kind.name}"
         place.mkdir()
-        names = {"data": self.root / "data", "place": place, "seed": seed, "titles": "|".join(toy_titles(14)[2:5]),
+        names = {"data": self.root / "data", "place": place, "seed": seed, "titles": "|".join(toy_titles(ITEMS)[2:5]),
                  **self.finished}
         return [([_filled(word, names) for word in words], code) for words, code in kind.commands]
 

@@ -23,6 +23,8 @@ import numpy as np
 import psutil
 
 MEGABYTE = 2**20
+# matplotlib makes a list of the machine's fonts when it is first imported, once per user.
+NOT_OURS = (("matplotlib", "fontlist-"),)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class History:
         warm_up: how many jobs warm up.
 
     Attributes:
-        warm: the sample after the warm-up.
+        warm: the sample after the warm-up, or the first one.
         last: the latest sample.
         strays: new files outside the run folder at any time.
     """
@@ -72,7 +74,7 @@ class History:
         self._count += 1
         self.strays |= sample.strays
         self.last = sample
-        if self._count == self.warm_up:
+        if self._count <= max(1, self.warm_up):
             self.warm = sample
 
     def values(self) -> dict[str, np.ndarray]:
@@ -123,7 +125,8 @@ class Sampler:
 
     def _files(self) -> set[Path]:
         return {Path(folder, name) for place in self._watched for folder, _, names in os.walk(place) for name in names
-                if not Path(folder).is_relative_to(self._run_folder)}
+                if not Path(folder).is_relative_to(self._run_folder)
+                and not any(Path(folder).name == last and name.startswith(start) for last, start in NOT_OURS)}
 
     @staticmethod
     def _descriptors() -> Counter[str]:
@@ -165,8 +168,8 @@ def _settings() -> dict[str, str]:
     found: dict[str, Any] = {
         "working folder": Path.cwd(), "search path": sys.path, "words": sys.argv, "except hook": sys.excepthook,
         "stdout": id(sys.stdout), "stderr": id(sys.stderr), "Ctrl-C": signal.getsignal(signal.SIGINT),
-        "log levels": {logger.name: logger.level for logger in _loggers()},
-        "environment": sorted(os.environ.items()),
+        **{f"log level of {logger.name}": logger.level for logger in _loggers()},
+        **{f"variable {name}": value for name, value in os.environ.items()},
     }
     if (torch := sys.modules.get("torch")) is not None:
         found |= {"default type": torch.get_default_dtype(), "gradients": torch.is_grad_enabled(),

@@ -78,8 +78,9 @@ def new_descriptors(warm: Sample, last: Sample) -> list[str]:
 
 def changed_settings(warm: Sample, last: Sample) -> list[str]:
     """Settings of the process that are not what they were."""
-    return [f"{name}: {warm.settings[name]} became {value}" for name, value in last.settings.items()
-            if warm.settings[name] != value]
+    before, now = warm.settings, last.settings
+    return [f"{name}: {before.get(name, 'not there')} became {now.get(name, 'not there')}"
+            for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
 def table(rows: Sequence[Row]) -> str:
