@@ -118,6 +118,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--warm-up", type=int, default=WARM_UP, help="jobs that are not judged")
     parser.add_argument("--kinds", help="of the mix, comma-separated (default: all)")
     parser.add_argument("--place", help="folder to work in, kept (default: a temporary one)")
+    parser.add_argument("--save", type=lambda text: Path(text).absolute(), help="csv file that takes all samples")
     options = parser.parse_args(words)
     names = options.kinds.split(",") if options.kinds else list(all_kinds())
     sys.dont_write_bytecode = True  # the package's folder is watched, too
@@ -128,6 +129,8 @@ def main(words: Sequence[str] | None = None) -> int:
         torch.set_num_threads(1)
         started = time.monotonic()
         history, wrong = soak(options.jobs, options.seed, names, root / "run", [root, PACKAGE], options.warm_up, _tell)
+        if options.save:
+            history.save(options.save)
         text, is_flat = report(history, wrong, len(names))
     _tell(f"{text}{options.jobs} jobs, seed {options.seed}, {time.monotonic() - started:.0f} s")
     return 0 if is_flat else 1

@@ -81,6 +81,11 @@ class History:
         """`[jobs after the warm-up]` values by name."""
         return {name: self._values[self.warm_up: self._count, column] for column, name in enumerate(self._names)}
 
+    def save(self, path: Path) -> None:
+        """Writes all samples, the warm-up's included, as a csv file with one line per job."""
+        np.savetxt(path, self._values[: self._count], delimiter=",", header=",".join(self._names), comments="",
+                   fmt="%.10g")
+
 
 class Sampler:
     """Takes samples of this process.
