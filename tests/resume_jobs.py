@@ -182,10 +182,6 @@ class BenchmarkRun(Job):
                     if "recbole_soft.benchmark.process" in child.cmdline()]
         return []
 
-    def left_over(self) -> list[str]:
-        lock = self._place / "saved" / "benchmark" / "two_cells" / ".lock"  # held by no process; stays there
-        return [path for path in super().left_over() if path != str(lock)]
-
 
 JOBS: dict[str, Callable[[Path, Path], Job]] = {
     **{name: lambda data, place, name=name: Run(name, data, place) for name in RUNS},
