@@ -218,7 +218,7 @@ def test_a_second_benchmark_in_the_same_folder_is_refused(benchmark, tmp_path):
 
 
 def test_what_a_killed_benchmark_had_begun_to_write_goes_with_the_next(benchmark, tmp_path):
-    """Found by `tests.resume_harness --by=writes --jobs=benchmark`."""
+    """A kill between writing and renaming leaves a hidden file, in the table's folder or the benchmark's own."""
     halves = [tmp_path / "out" / ".table.txt.0123456789ab",
               tmp_path / "saved" / "benchmark" / "mine" / ".times.json.ba9876543210"]
     for half in halves:
