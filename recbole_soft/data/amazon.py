@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import pandas as pd
 
 from recbole_soft.data.manifest import PAPER_K, PUBLISHED_SIZES, DataSize, Manifest, size_warning
 from recbole_soft.data.prep_engine import PrepEngine, make_engine
 from recbole_soft.data.raw_files import RawFile
 from recbole_soft.data.raw_metadata import Metadata, read_metadata
 from recbole_soft.data.raw_ratings import Ratings, read_ratings
+from recbole_soft.data.repeats import repeated_rows
 from recbole_soft.errors import DataError, SettingError
 from recbole_soft.resuming.locks import only_process_in
 
@@ -64,7 +64,8 @@ def prepare_amazon(
         "interactions with items without title": table.untitled_items,
         "interactions with items not in the metadata": table.unknown_items,
     }
-    table = _keep(table, ~is_repeated(table), "exact duplicate interactions", dropped)
+    repeated = repeated_rows(table.users, table.items, table.ratings, table.timestamps)
+    table = _keep(table, ~repeated, "exact duplicate interactions", dropped)
     in_ten_core = k_core_mask(table.users, table.items, PAPER_K)
     ten_core = _size(table.users[in_ten_core], table.items[in_ten_core])
     if k_core is not None:
@@ -82,9 +83,9 @@ def prepare_amazon(
         name=name, created=datetime.now(UTC).isoformat(timespec="seconds"),
         inputs={"ratings": ratings_file.describe(), "metadata": metadata_file.describe()},
         formats={"metadata_edition": items.edition, "ratings_columns": table.order,
-                 "ratings_header": table.has_header, "timestamp_unit": table.unit, "engine": tables.name},
+                 "ratings_header": table.has_header, "timestamp_unit": table.unit},
         dropped=dropped, written=written, k_core=k_core,
-        ten_core=ten_core, published=PUBLISHED_SIZES.get(name),
+        engine=tables.name, ten_core=ten_core, published=PUBLISHED_SIZES.get(name),
         warnings=_warnings(name, ratings_file, metadata_file, table, ten_core),
     )
     _write(folder, name, table, items, manifest, tables)
@@ -141,25 +142,6 @@ def _keep(table: Ratings, mask: np.ndarray, reason: str, dropped: dict[str, int]
     return table.keep(mask)
 
 
-def is_repeated(table: Ratings) -> np.ndarray:
-    """[rows] bool: rows equal in all four columns to an earlier one.
-
-    A table of all columns is made only of the rows whose user and item come more than once.
-    """
-    pairs = (table.users.astype(np.int64) << 32) | table.items
-    in_order = np.sort(pairs)
-    repeated_pairs = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
-    del in_order
-    found = np.zeros(len(pairs), dtype=bool)
-    if not len(repeated_pairs):
-        return found
-    places = np.minimum(np.searchsorted(repeated_pairs, pairs), len(repeated_pairs) - 1)
-    rows = np.flatnonzero(repeated_pairs[places] == pairs)
-    columns = (pairs[rows], table.ratings[rows], table.timestamps[rows])
-    found[rows] = pd.DataFrame(dict(enumerate(columns)), copy=False).duplicated().to_numpy()
-    return found
-
-
 def _size(users: np.ndarray, items: np.ndarray) -> DataSize:
     # Numbers from 0 are counted faster than they are sorted or hashed.
     n_users, n_items = (int(np.count_nonzero(np.bincount(numbers))) for numbers in (users, items))
@@ -197,8 +179,7 @@ def _write(
         ):
             _write_items(item_file, table, items)
             manifest_file.write(manifest.to_json())
-            inter_file.write(INTERACTION_HEADER)
-            engine.write(inter_file, table, list(items.row_of))
+            _write_interactions(inter_file, table, items, engine)
     except OSError as error:
         raise DataError(f"the data set cannot be written: {error.strerror}", where=str(folder),
                         remedy="free some disk space or give another folder with --out") from error
@@ -211,6 +192,11 @@ def _write_items(file: TextIO, table: Ratings, items: Metadata) -> None:
     for item_id, row in items.row_of.items():
         if rated[row]:
             file.write(f"{item_id}\t{items.titles[row]}\t{items.categories[row]}\n")
+
+
+def _write_interactions(file: TextIO, table: Ratings, items: Metadata, engine: PrepEngine) -> None:
+    file.write(INTERACTION_HEADER)
+    engine.write(file, table, list(items.row_of))
 
 
 @contextmanager

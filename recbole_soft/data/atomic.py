@@ -38,10 +38,20 @@ def read_atomic(path: Path, columns: list[str], separator: str = "\t", encoding:
 
 
 def read_atomic_in_pieces(
-    path: Path, columns: list[str], separator: str = "\t", encoding: str = "utf-8", rows: int = PIECE_ROWS
+    path: Path, columns: list[str], separator: str = "\t", encoding: str = "utf-8",
+    types: Mapping[str, type] | None = None, rows: int = PIECE_ROWS,
 ) -> Iterator[pd.DataFrame]:
-    """The same some rows after the others, as columns of Python's texts; the index goes on from piece to piece."""
-    for piece in _pieces(path, columns, separator, encoding, dtype=object, chunksize=rows):
+    """The same some rows after the others; the index goes on from piece to piece.
+
+    Args:
+        types: by name of a column; the others are Python's texts.
+
+    Raises:
+        DataError: as `read_atomic`.
+        ValueError: a cell is not of its type.
+    """
+    dtype = dict.fromkeys(columns, object) | dict(types or {})
+    for piece in _pieces(path, columns, separator, encoding, dtype=dtype, chunksize=rows):
         yield piece[columns]
 
 

@@ -7,6 +7,7 @@ RecBole's own steps work whatever the settings are. Knows nothing of settings, f
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,10 @@ import numpy as np
 import pandas as pd
 
 from recbole_soft.data.atomic import no_number, read_atomic, read_atomic_in_pieces, to_numbers
+from recbole_soft.data.repeats import repeated_rows
+
+
+SURELY_EXACT = 2**48
 
 
 class InteractionColumns(NamedTuple):
@@ -45,7 +50,13 @@ def read_interactions(
         kept = frame[has_ids].copy()
         kept[columns.time] = to_numbers(kept[columns.time], path)
         return kept, len(frame)
-    return _in_pieces(path, columns, read_atomic_in_pieces(path, list(columns), separator, encoding))
+    try:  # whole numbers, as most files have: then no cell of the column becomes a text first
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # pandas warns of numbers that fit no integer
+            return _in_pieces(path, columns, read_atomic_in_pieces(path, list(columns), separator, encoding, {
+                columns.time: np.int64}))
+    except (ValueError, RuntimeWarning):
+        return _in_pieces(path, columns, read_atomic_in_pieces(path, list(columns), separator, encoding))
 
 
 def _in_pieces(path: Path, columns: InteractionColumns, pieces: Iterator[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
@@ -90,6 +101,8 @@ class _Times:
         self._bad, self._first_bad = 0, ("", 0)
 
     def add(self, texts: pd.Series) -> None:
+        if texts.dtype == np.int64 and len(texts) and texts.abs().max() >= SURELY_EXACT:
+            raise ValueError("pandas' reader of integers takes numbers with decimals, too, and rounds large ones")
         numbers = pd.to_numeric(texts, errors="coerce").to_numpy("float64")
         is_bad = ~np.isfinite(numbers)
         if is_bad.any() and not self._bad:
@@ -105,8 +118,11 @@ class _Times:
 
 
 def is_repeated(frame: pd.DataFrame) -> np.ndarray:
-    """[rows] bool: whether an earlier row is equal in all columns."""
-    return frame.duplicated().to_numpy()
+    """[rows] bool: whether an earlier row of what `read_interactions` gave is equal in all columns."""
+    user, item, time = frame.columns
+    if not isinstance(frame[user].dtype, pd.CategoricalDtype):
+        return frame.duplicated().to_numpy()
+    return repeated_rows(frame[user].cat.codes.to_numpy(), frame[item].cat.codes.to_numpy(), frame[time].to_numpy())
 
 
 def replaced(column: pd.Series, old: pd.Series, new: pd.Series) -> pd.Series:

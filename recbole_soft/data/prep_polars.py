@@ -27,8 +27,10 @@ class PolarsEngine(PrepEngine):
 
     def __init__(self) -> None:
         self._users = pl.Categories.random()
-        # polars forgets categories as soon as no column has them.
+        # polars forgets categories as soon as no column has them; their texts by number are asked for at the end.
         self._kept = pl.Series([None], dtype=pl.Categorical(self._users))
+        self._user_ids: list[pl.Series] = []
+        self._user_count = 0
 
     def read(self, block: bytes, fields: tuple[str, ...]) -> RatingBlock:
         """See the base."""
@@ -37,7 +39,7 @@ class PolarsEngine(PrepEngine):
 
     def write(self, file: TextIO, table: Ratings, item_ids: list[str]) -> None:
         """See the base."""
-        user_ids, items = self._users.to_series(), pl.Series(item_ids, dtype=pl.String)
+        user_ids, items = pl.concat(self._user_ids), pl.Series(item_ids, dtype=pl.String)
         whole_times = are_whole(table.timestamps)
         file.flush()
         for start in range(0, len(table.users), ROWS_PER_WRITE):
@@ -61,27 +63,38 @@ class PolarsEngine(PrepEngine):
             return None
         if any(frame[name].null_count() for name in ("user", "item", "rating", "timestamp")):
             return None
-        ratings = frame["rating"].cast(pl.Categorical(pl.Categories.random()))
-        value_of = _in_order_of_numbers(ratings)
-        if not all(map(PLAIN_RATING.fullmatch, value_of)):
+        ratings, texts = _numbered(frame["rating"])
+        if not all(map(PLAIN_RATING.fullmatch, texts)):
             return None
-        items = frame["item"].cast(pl.Categorical(pl.Categories.random()))
-        users = frame["user"].to_physical().to_numpy().astype(np.int32)
-        return RatingBlock(users, np.ones(len(users), dtype=bool), items.to_physical().to_numpy().astype(np.int32),
-                           _in_order_of_numbers(items), np.array(value_of, dtype=float)[ratings.to_physical().to_numpy()],
-                           frame["timestamp"].to_numpy().astype(np.float64))
+        items, item_names = _numbered(frame["item"])
+        users = self._numbers(frame["user"])
+        return RatingBlock(users, np.ones(len(users), dtype=bool), items, item_names,
+                           np.array(texts, dtype=np.float64)[ratings], frame["timestamp"].to_numpy().astype(np.float64))
 
     def _read_any(self, block: bytes, fields: tuple[str, ...]) -> RatingBlock:
         frame = parse(block, fields)
         (users, user_names), (items, item_names) = distinct(frame["user"]), distinct(frame["item"])
-        numbers = pl.Series(user_names, dtype=pl.Categorical(self._users)).to_physical().to_numpy().astype(np.int32)
+        numbers = self._numbers(pl.Series(user_names, dtype=pl.Categorical(self._users)))
         is_usable = np.fromiter(map(is_usable_id, user_names), bool, len(user_names))
         return RatingBlock(numbers[users], is_usable[users], items.astype(np.int32), item_names,
                            frame["rating"].to_numpy("float64"), frame["timestamp"].to_numpy("float64"))
 
 
+    def _numbers(self, users: pl.Series) -> np.ndarray:
+        """[rows] int32 numbers of users; keeps the ids of those that are new. polars numbers in the order of coming."""
+        numbers = users.to_physical()
+        new = pl.DataFrame({"id": users, "number": numbers}).filter(pl.col("number") >= self._user_count)
+        new = new.unique("number").sort("number")
+        self._user_ids.append(new["id"].cast(pl.String))
+        self._user_count += len(new)
+        return numbers.to_numpy().astype(np.int32)
+
+
 ENGINE = PolarsEngine
 
 
-def _in_order_of_numbers(column: pl.Series) -> list[str]:
-    return column.dtype.categories.to_series().to_list()
+def _numbered(column: pl.Series) -> tuple[np.ndarray, list[str]]:
+    """[rows] int32 position of each text among the distinct ones, and these."""
+    categories = column.cast(pl.Categorical(pl.Categories.random()))
+    distinct = categories.unique(maintain_order=True)
+    return categories.to_physical().to_numpy().astype(np.int32), distinct.cast(pl.String).to_list()

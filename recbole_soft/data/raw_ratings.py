@@ -116,7 +116,9 @@ class _RatingsReader:
 
     def _add(self, block: RatingBlock, line_numbers: np.ndarray) -> None:
         ratings, times = block.ratings, block.times
-        item_rows = np.array([self._item_row(item) for item in block.item_names], dtype=np.int32)[block.items]
+        rows = map(self.metadata.row_of.get, block.item_names)
+        item_rows = np.array([self._row_without_title(name) if row is None else row
+                              for name, row in zip(block.item_names, rows, strict=True)], dtype=np.int32)[block.items]
 
         bad_number = ~(np.isfinite(ratings) & np.isfinite(times))
         bad_time = ~bad_number & ((times < 0) | (times >= LATEST_TIMESTAMP))
@@ -135,10 +137,7 @@ class _RatingsReader:
         for parts, column in zip(self.parts, columns, strict=True):
             parts.append(column)
 
-    def _item_row(self, item: str) -> int:
-        row = self.metadata.row_of.get(item)
-        if row is not None:
-            return row
+    def _row_without_title(self, item: str) -> int:
         if item in self.metadata.untitled:
             return UNTITLED_ITEM
         return UNKNOWN_ITEM if is_usable_id(item) else UNUSABLE_ITEM

@@ -240,7 +240,7 @@ def test_pieces_are_the_table_of_text(tmp_path, rows, newline, has_end, has_bom)
         return count, [[str(cell) for cell in row] for row in frame.itertuples(index=False)]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(atomic.read_atomic_in_pieces, "__defaults__", ("\t", "utf-8", 4))
+        patched.setattr(atomic.read_atomic_in_pieces, "__defaults__", ("\t", "utf-8", None, 4))
         patched.setattr(atomic, "BLOCK_BYTES", 16)
         assert read(as_text=False) == read(as_text=True)
 
