@@ -7,6 +7,7 @@ Knows nothing of users, items or settings.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections.abc import Iterator, Mapping
@@ -122,6 +123,13 @@ def no_number(column: str, text: str, row: int, count: int, path: Path) -> DataE
     """The error for `count` cells of a column that are no finite number, the first being `text` in a row (from 0)."""
     return DataError(f"'{text}' in column '{column}' is not a finite number ({count} such rows)",
                      where=f"{path}, line {row + 2}", remedy="give every row a number, or drop the row")
+
+
+def is_plain(path: Path, separator: str = "\t", encoding: str = "utf-8") -> bool:
+    """Whether a file surely is UTF-8 without a byte-order mark, with even lines of `name:type` cells, each ended by a newline."""
+    header = _read_header(path, separator, encoding)
+    with open(path, "rb") as file:
+        return not file.read(3) == codecs.BOM_UTF8 and _has_even_lines(path, len(header), separator, encoding)
 
 
 def _separated_by(separator: str) -> dict[str, str]:

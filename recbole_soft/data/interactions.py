@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from recbole_soft.data.atomic import no_number, read_atomic, read_atomic_in_pieces, to_numbers
+from recbole_soft.data.atomic import columns_of, is_plain, no_number, read_atomic, read_atomic_in_pieces, to_numbers
 from recbole_soft.data.repeats import repeated_rows
 
 
@@ -50,6 +51,8 @@ def read_interactions(
         kept = frame[has_ids].copy()
         kept[columns.time] = to_numbers(kept[columns.time], path)
         return kept, len(frame)
+    if find_spec("polars") is not None and (found := _by_polars(path, columns, separator, encoding)) is not None:
+        return found
     try:  # whole numbers, as most files have: then no cell of the column becomes a text first
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # pandas warns of numbers that fit no integer
@@ -72,6 +75,22 @@ def _in_pieces(path: Path, columns: InteractionColumns, pieces: Iterator[pd.Data
                         copy=False), rows
 
 
+def _by_polars(
+    path: Path, columns: InteractionColumns, separator: str, encoding: str
+) -> tuple[pd.DataFrame, int] | None:
+    """What polars makes of a file that is plain throughout, several times faster; None of any other."""
+    if not is_plain(path, separator, encoding):
+        return None
+    from recbole_soft.data.polars_table import read_plain_table
+
+    table = read_plain_table(path, columns_of(path, separator, encoding), columns, separator)
+    if table is None:
+        return None
+    (users, user_ids), (items, item_ids), times, rows = table
+    return pd.DataFrame({columns.user: _categories(users, user_ids), columns.item: _categories(items, item_ids),
+                         columns.time: times}, copy=False), rows
+
+
 class _Numbers:
     """Grows a column of categories; texts are numbered in the order in which they come."""
 
@@ -86,10 +105,13 @@ class _Numbers:
         self._parts.append(numbers[places])
 
     def column(self) -> pd.Categorical:
-        # Texts as Python's own: `Index` would look for numbers and dates among them.
-        categories = pd.Index(np.array(list(self._number_of), dtype=object), dtype=object)
         numbers = np.concatenate(self._parts) if self._parts else np.zeros(0, dtype=np.int32)
-        return pd.Categorical.from_codes(numbers, categories=categories)
+        return _categories(numbers, list(self._number_of))
+
+
+def _categories(numbers: np.ndarray, texts: list[str]) -> pd.Categorical:
+    # Texts as Python's own: `Index` would look for numbers and dates among them.
+    return pd.Categorical.from_codes(numbers, categories=pd.Index(np.array(texts, dtype=object), dtype=object))
 
 
 class _Times:

@@ -12,6 +12,7 @@ from typing import TextIO
 import numpy as np
 import polars as pl
 
+from recbole_soft.data.polars_ids import PolarsIds
 from recbole_soft.data.prep_engine import ROWS_PER_WRITE, PrepEngine, RatingBlock, are_whole, rating_texts
 from recbole_soft.data.prep_pandas import distinct, parse
 from recbole_soft.data.raw_metadata import is_usable_id
@@ -21,16 +22,12 @@ PLAIN_RATING = re.compile(r"\d(\.\d)?", re.ASCII)
 
 
 class PolarsEngine(PrepEngine):
-    """Numbers users with polars' own categories, which keep a text once and without an object around it."""
+    """Numbers users with `PolarsIds`."""
 
     name = "polars"
 
     def __init__(self) -> None:
-        self._users = pl.Categories.random()
-        # polars forgets categories as soon as no column has them; their texts by number are asked for at the end.
-        self._kept = pl.Series([None], dtype=pl.Categorical(self._users))
-        self._user_ids: list[pl.Series] = []
-        self._user_count = 0
+        self._users = PolarsIds()
 
     def read(self, block: bytes, fields: tuple[str, ...]) -> RatingBlock:
         """See the base."""
@@ -39,7 +36,7 @@ class PolarsEngine(PrepEngine):
 
     def write(self, file: TextIO, table: Ratings, item_ids: list[str]) -> None:
         """See the base."""
-        user_ids, items = pl.concat(self._user_ids), pl.Series(item_ids, dtype=pl.String)
+        user_ids, items = self._users.texts(), pl.Series(item_ids, dtype=pl.String)
         whole_times = are_whole(table.timestamps)
         file.flush()
         for start in range(0, len(table.users), ROWS_PER_WRITE):
@@ -55,7 +52,7 @@ class PolarsEngine(PrepEngine):
             ]).write_csv(file.buffer, include_header=False, separator="\t", quote_style="never")
 
     def _read_plain(self, block: bytes, fields: tuple[str, ...]) -> RatingBlock | None:
-        types = {"user": pl.Categorical(self._users), "rating": pl.String, "timestamp": pl.Int64}
+        types = {"user": self._users.type, "rating": pl.String, "timestamp": pl.Int64}
         try:
             frame = pl.read_csv(block, has_header=False, separator=",", quote_char=None,
                                 schema={name: types.get(name, pl.String) for name in fields})
@@ -67,27 +64,17 @@ class PolarsEngine(PrepEngine):
         if not all(map(PLAIN_RATING.fullmatch, texts)):
             return None
         items, item_names = _numbered(frame["item"])
-        users = self._numbers(frame["user"])
+        users = self._users.numbers(frame["user"])
         return RatingBlock(users, np.ones(len(users), dtype=bool), items, item_names,
                            np.array(texts, dtype=np.float64)[ratings], frame["timestamp"].to_numpy().astype(np.float64))
 
     def _read_any(self, block: bytes, fields: tuple[str, ...]) -> RatingBlock:
         frame = parse(block, fields)
         (users, user_names), (items, item_names) = distinct(frame["user"]), distinct(frame["item"])
-        numbers = self._numbers(pl.Series(user_names, dtype=pl.Categorical(self._users)))
+        numbers = self._users.numbers(pl.Series(user_names, dtype=self._users.type))
         is_usable = np.fromiter(map(is_usable_id, user_names), bool, len(user_names))
         return RatingBlock(numbers[users], is_usable[users], items.astype(np.int32), item_names,
                            frame["rating"].to_numpy("float64"), frame["timestamp"].to_numpy("float64"))
-
-
-    def _numbers(self, users: pl.Series) -> np.ndarray:
-        """[rows] int32 numbers of users; keeps the ids of those that are new. polars numbers in the order of coming."""
-        numbers = users.to_physical()
-        new = pl.DataFrame({"id": users, "number": numbers}).filter(pl.col("number") >= self._user_count)
-        new = new.unique("number").sort("number")
-        self._user_ids.append(new["id"].cast(pl.String))
-        self._user_count += len(new)
-        return numbers.to_numpy().astype(np.int32)
 
 
 ENGINE = PolarsEngine

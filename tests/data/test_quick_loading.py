@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from recbole.data.dataset import Dataset, SequentialDataset
 
 from recbole_soft.config.soft_config import SoftConfig
-from recbole_soft.data import atomic
+from recbole_soft.data import atomic, interactions
 from recbole_soft.data.count_filter import rows_within
 from recbole_soft.data.dataset import SoftDataset
 from recbole_soft.data.interactions import InteractionColumns, read_interactions
@@ -23,6 +24,7 @@ from recbole_soft.data.splits import LEFT_OUT, by_ratio, by_ratio_within_users, 
 from recbole_soft.errors import DataError
 from tests.toys import write_atomic
 
+HAS_POLARS = find_spec("polars") is not None
 COLUMNS = InteractionColumns("user_id", "item_id", "timestamp")
 FULL = {"train_sample": "full", "valid_sample": "full", "test_sample": "full"}
 
@@ -219,6 +221,22 @@ def test_splits_are_recboles(users, ratios):
         assert [part.tolist() for part in ours] == theirs
 
 
+def read_by(path: Path, as_text: bool = False, polars: bool = True):
+    """Count and cells, or the message."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(atomic.read_atomic_in_pieces, "__defaults__", ("\t", "utf-8", None, 4))
+        patched.setattr(atomic, "BLOCK_BYTES", 16)
+        if not polars:
+            patched.setattr(interactions, "find_spec", lambda name: None)
+        elif HAS_POLARS and not as_text:
+            patched.setattr("recbole_soft.data.polars_table.BLOCK_BYTES", 20)
+        try:
+            frame, count = read_interactions(path, COLUMNS, as_text=as_text)
+        except DataError as error:
+            return str(error)
+        return count, [[str(cell) for cell in row] for row in frame.itertuples(index=False)]
+
+
 CELLS = st.text(st.sampled_from('ab01."\'é \u2028\ud7ff,None'), max_size=5)
 TIMES = st.one_of(st.integers(-5, 2**52).map(str), st.floats(allow_nan=False, allow_infinity=False).map(repr),
                   st.sampled_from(["1e9", "007", " 5", "nan", "", "x", "inf"]))
@@ -232,17 +250,21 @@ def test_pieces_are_the_table_of_text(tmp_path, rows, newline, has_end, has_bom)
     text = ("\ufeff" if has_bom else "") + newline.join(lines) + (newline if has_end else "")
     path.write_bytes(text.encode())
 
-    def read(as_text: bool):
-        try:
-            frame, count = read_interactions(path, COLUMNS, as_text=as_text)
-        except DataError as error:
-            return str(error)
-        return count, [[str(cell) for cell in row] for row in frame.itertuples(index=False)]
+    expected = read_by(path, as_text=True)
+    assert read_by(path) == expected and read_by(path, polars=False) == expected
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(atomic.read_atomic_in_pieces, "__defaults__", ("\t", "utf-8", None, 4))
-        patched.setattr(atomic, "BLOCK_BYTES", 16)
-        assert read(as_text=False) == read(as_text=True)
+
+PLAIN_CELLS = st.text(st.sampled_from('ab01."é#,'), min_size=1, max_size=4)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(PLAIN_CELLS, PLAIN_CELLS, st.integers(-5, 2**60).map(str)), min_size=1, max_size=25))
+def test_plain_files_are_the_table_of_text(tmp_path, rows):
+    path = tmp_path / "toy.inter"
+    path.write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "".join("\t".join(row) + "\n" for row in rows))
+    assert atomic.is_plain(path)
+    expected = read_by(path, as_text=True)
+    assert read_by(path) == expected and read_by(path, polars=False) == expected
 
 
 def test_lines_of_another_length_are_found_in_any_block(tmp_path, monkeypatch):
