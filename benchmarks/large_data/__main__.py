@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks.large_data --sizes=0.1,0.3,1 [--stages=load,trie] [--report=docs/large-data.md]`."""
+"""Measures stages at sizes: `python -m benchmarks.large_data --sizes=0.1,1 [--stages=load,trie] [--report=PATH]`."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, default=Path("saved/large_data/measured.json"),
                         help="results are added to this file")
     parser.add_argument("--report", type=Path, metavar="PATH", help="also write everything measured so far as Markdown")
-    parser.add_argument("--most_gb", type=float, default=16, help="a stage that takes more memory is ended; default: 16")
-    parser.add_argument("--most_seconds", type=float, default=1800, help="a stage that takes longer is ended; default: 1800")
+    parser.add_argument("--most_gb", type=float, default=16, help="a stage that takes more is ended; default: 16")
+    parser.add_argument("--most_seconds", type=float, default=1800, help="the same of seconds; default: 1800")
     return parser
 
 
@@ -83,8 +83,8 @@ def _measured(stage: str, factor: float, options: argparse.Namespace) -> dict[st
         write_atomic(folder / "atomic", NAME, Scale(factor))
     sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {stage}, size {factor:g} ...\n")
     load = os.getloadavg()[0]
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.large_data.stages", stage, str(folder), str(factor)],
-                               stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", "benchmarks.large_data.stages", stage, str(folder), str(factor)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)  # noqa: S603  our own module
     outcome = _outcome(process, options)
     row = {"stage": stage, "size": factor, "when": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "load": load, **outcome}
     sys.stderr.write(f"    {json.dumps(outcome)}\n")

@@ -181,7 +181,9 @@ def _ratings(rng: np.random.Generator, size: int) -> np.ndarray:
     return 1 + np.searchsorted(np.cumsum(RATING_SHARES)[:-1], rng.random(size))
 
 
-def _lines(users: np.ndarray, items: np.ndarray, ratings: np.ndarray, times: np.ndarray, separator: bytes) -> np.ndarray:
+def _lines(
+    users: np.ndarray, items: np.ndarray, ratings: np.ndarray, times: np.ndarray, separator: bytes
+) -> np.ndarray:
     """[n, width] bytes: every cell has the same width in all lines, so a line is a row of a matrix."""
     gap = np.full((len(users), 1), separator[0], dtype=np.uint8)
     stars = np.column_stack([ratings.astype(np.uint8) + ord("0"), np.full(len(users), ord(".")),

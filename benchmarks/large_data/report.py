@@ -22,7 +22,7 @@ ABOUT = Path(__file__).parent / "about.md"
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """One line per stage and size."""
-    lines = [("stage", "size", "seconds", "peak MB", "figures")]
+    lines = [("stage", "size", "CPU seconds", "seconds", "peak MB", "figures")]
     lines += [(row["stage"], f"{row['size']:g}", *_values(row), _figures(row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -43,7 +43,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     failed = [row for row in rows if "failed" in row]
     parts = [
         ABOUT.read_text(encoding="utf-8").strip(),
-        "## Seconds", _grid(stages, sizes, "seconds"),
+        "## Seconds of CPU", _grid(stages, sizes, "cpu_seconds"),
+        "## Seconds that passed, beside other work", _grid(stages, sizes, "seconds"),
         "## Peak of resident memory, MB", _grid(stages, sizes, "peak_mb"),
         _verdict(rows),
     ]
@@ -67,7 +68,7 @@ def _grid(stages: Sequence[tuple[str, list[dict[str, Any]]]], sizes: Sequence[fl
 
 
 def _cell(row: dict[str, Any] | None, key: str) -> str:
-    if row is None:
+    if row is None or ("failed" not in row and key not in row):
         return ""
     if "failed" in row:
         return row["failed"]
@@ -77,12 +78,12 @@ def _cell(row: dict[str, Any] | None, key: str) -> str:
 
 def _growth(found: Sequence[dict[str, Any]], key: str) -> str:
     """Of memory only what the stage adds grows; of times too short ones say more of the start than of the data."""
-    known = [row for row in found if "failed" not in row]
+    known = [row for row in found if key in row]
     if key == "peak_mb":
         pairs = [(row["size"], row["peak_mb"] - row["before_mb"]) for row in known
                  if row["peak_mb"] - row["before_mb"] > 50]
     else:
-        pairs = [(row["size"], row["seconds"]) for row in known if row["seconds"] >= SMALLEST_SECONDS]
+        pairs = [(row["size"], row[key]) for row in known if row[key] >= SMALLEST_SECONDS]
     slope = exponent(*zip(*pairs, strict=True)) if pairs else None
     return "" if slope is None else f"{slope:.2f}"
 
@@ -92,12 +93,15 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> str:
     worst = max(ours, key=lambda row: row["peak_mb"])
     over = [f"{row['stage']} at size {row['size']:g} ({row['peak_mb']:,.0f} MB)" for row in ours
             if row["peak_mb"] > LIMIT_MB]
-    text = f"The highest peak of our own stages is {worst['peak_mb']:,.0f} MB ({worst['stage']}, size {worst['size']:g}). "
+    text = f"The highest peak of our own stages is {worst['peak_mb']:,.0f} MB "
+    text += f"({worst['stage']}, size {worst['size']:g}). "
     return text + (f"Over {LIMIT_MB:,} MB: {'; '.join(over)}." if over else f"None is over {LIMIT_MB:,} MB.")
 
 
-def _values(row: dict[str, Any]) -> tuple[str, str]:
-    return (row["failed"], "") if "failed" in row else (f"{row['seconds']:.2f}", f"{row['peak_mb']:,.0f}")
+def _values(row: dict[str, Any]) -> tuple[str, ...]:
+    if "failed" in row:
+        return row["failed"], "", ""
+    return f"{row.get('cpu_seconds', float('nan')):.2f}", f"{row['seconds']:.2f}", f"{row['peak_mb']:,.0f}"
 
 
 def _figures(row: dict[str, Any]) -> str:
@@ -107,15 +111,16 @@ def _figures(row: dict[str, Any]) -> str:
 
 def _provenance(rows: Sequence[dict[str, Any]]) -> str:
     found = machine()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603  nothing of a user's
     loads = [row["load"] for row in rows]
     lines = [
-        f"- Measured {min(row['when'] for row in rows)} to {max(row['when'] for row in rows)} UTC; commit of this page's "
-        f"code {commit.stdout.strip() or 'unknown'}.",
+        f"- Measured {min(row['when'] for row in rows)} to {max(row['when'] for row in rows)} UTC; "
+        f"commit {commit.stdout.strip() or 'unknown'}.",
         f"- Machine: {', '.join(f'{key} {value}' for key, value in found.items())}; {os.cpu_count()} logical CPUs; "
         f"{_threads()}.",
-        f"- Load average before a stage {min(loads):.1f} to {max(loads):.1f}: other work ran beside, and seconds are "
-        "upper bounds.",
+        f"- Load average before a stage {min(loads):.1f} to {max(loads):.1f} on these CPUs: with other work beside, "
+        "seconds that pass say little, and those of CPU are more than on an idle machine.",
         "- " + ", ".join(f"{name} {_version(name)}" for name in LIBRARIES) + ".",
     ]
     return "\n".join(lines)

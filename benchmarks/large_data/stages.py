@@ -57,8 +57,8 @@ def load(way: str, then_build: bool = False, of_raw: bool = False) -> Callable[[
     """Atomic files to RecBole's dataset (10-core included), or from there to the windows of the three splits.
 
     Args:
-        way: `recbole` for its SequentialDataset, `ours` for SoftDataset, `ours by RecBole's steps` for SoftDataset without
-            the steps of `quick_loading`.
+        way: `recbole` for its SequentialDataset, `ours` for SoftDataset, `ours by RecBole's steps` for SoftDataset
+            without the steps of `quick_loading`.
         then_build: measures `build`, all windows kept, after loading.
         of_raw: loads what `prepare` has written, all interactions.
     """
@@ -83,7 +83,7 @@ def load(way: str, then_build: bool = False, of_raw: bool = False) -> Callable[[
         if way == "recbole":
             from recbole.data.dataset import SequentialDataset as Chosen
         else:
-            Chosen = SoftDataset if way == "ours" else BySteps  # noqa: N806
+            Chosen = SoftDataset if way == "ours" else BySteps
         if not then_build:
             return lambda: Chosen(config), lambda data: {
                 "users": data.user_num - 1, "items": data.item_num - 1, "interactions": len(data.inter_feat)}
@@ -183,7 +183,8 @@ def main(name: str, folder: str, factor: str) -> int:
     before = _peak_mb()
     started, started_cpu = time.perf_counter(), time.process_time()
     outcome = work()
-    found = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - started_cpu, "peak_mb": _peak_mb(), "before_mb": before}
+    found = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - started_cpu,
+             "peak_mb": _peak_mb(), "before_mb": before}
     sys.stdout.write(json.dumps(found | {"figures": figures(outcome)}) + "\n")
     return 0
 

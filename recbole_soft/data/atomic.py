@@ -126,10 +126,10 @@ def no_number(column: str, text: str, row: int, count: int, path: Path) -> DataE
 
 
 def is_plain(path: Path, separator: str = "\t", encoding: str = "utf-8") -> bool:
-    """Whether a file surely is UTF-8 without a byte-order mark, with even lines of `name:type` cells, each ended by a newline."""
+    """Whether a file surely has even lines, each ended by a newline, in UTF-8 without a byte-order mark."""
     header = _read_header(path, separator, encoding)
     with open(path, "rb") as file:
-        return not file.read(3) == codecs.BOM_UTF8 and _has_even_lines(path, len(header), separator, encoding)
+        return file.read(3) != codecs.BOM_UTF8 and _has_even_lines(path, len(header), separator, encoding)
 
 
 def _separated_by(separator: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ import pandas as pd
 from recbole_soft.data.atomic import columns_of, is_plain, no_number, read_atomic, read_atomic_in_pieces, to_numbers
 from recbole_soft.data.repeats import repeated_rows
 
-
+# Below, pandas' reader of integers cannot have rounded away a decimal.
 SURELY_EXACT = 2**48
 
 
@@ -58,7 +58,7 @@ def read_interactions(
             warnings.simplefilter("error", RuntimeWarning)  # pandas warns of numbers that fit no integer
             return _in_pieces(path, columns, read_atomic_in_pieces(path, list(columns), separator, encoding, {
                 columns.time: np.int64}))
-    except (ValueError, RuntimeWarning):
+    except (ValueError, OverflowError, RuntimeWarning):
         return _in_pieces(path, columns, read_atomic_in_pieces(path, list(columns), separator, encoding))
 
 

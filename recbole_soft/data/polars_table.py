@@ -18,7 +18,7 @@ Numbered = tuple[np.ndarray, list[str]]
 def read_plain_table(
     path: Path, header: Sequence[str], columns: Sequence[str], separator: str
 ) -> tuple[Numbered, Numbered, np.ndarray, int] | None:
-    """Users, items and times (float64) of all rows, and their number; None where a cell is empty or a time is not whole.
+    """Users, items, times (float64) and number of all rows; None where a cell is empty or a time is not whole.
 
     Args:
         path: a file of even lines, each ended by a newline (`atomic.is_plain`).

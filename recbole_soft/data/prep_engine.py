@@ -1,4 +1,4 @@
-"""The part of a preparation that takes the time, by pandas or by polars: from lines to numbers, and from numbers to lines.
+"""What takes the time in a preparation, by pandas or by polars: from lines to numbers, and from numbers to lines.
 
 Both write the same bytes. pandas is always there; polars comes with the extra `prep` and is several times faster. What
 counts as a good line, an item or a repetition is not decided here.
@@ -99,5 +99,5 @@ def rating_texts(ratings: np.ndarray) -> tuple[list[str], np.ndarray]:
 
 def are_whole(times: np.ndarray) -> bool:
     """Whether all times are whole numbers; looked at in parts, for a table may be large."""
-    parts = range(0, len(times), ROWS_PER_WRITE)
-    return all(bool((part == np.floor(part)).all()) for part in (times[first: first + ROWS_PER_WRITE] for first in parts))
+    parts = (times[first: first + ROWS_PER_WRITE] for first in range(0, len(times), ROWS_PER_WRITE))
+    return all(bool((part == np.floor(part)).all()) for part in parts)

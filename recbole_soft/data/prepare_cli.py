@@ -27,8 +27,8 @@ HELP = f"""Prepares RecBole's atomic files from raw Amazon files, plain or gzip.
   --name=NAME       name of the data set: game, movie and kindle are the paper's
   --out=FOLDER      the set is written to FOLDER/NAME (default: {OPTIONAL["out"]})
   --k_core=K        write only the iterative K-core (default: all; training applies its own)
-  --engine=NAME     {", ".join(ENGINES)} (default: auto, which is polars where it is installed: pip install -e ".[prep]")
-                    they write the same files; polars is faster and takes less memory
+  --engine=NAME     {", ".join(ENGINES)} (default: auto, which is polars where it is installed and pandas elsewhere);
+                    they write the same files, polars faster: pip install -e ".[prep]"
 
 example: {EXAMPLE}
 The raw files of 2023 are linked at https://amazon-reviews-2023.github.io

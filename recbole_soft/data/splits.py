@@ -7,6 +7,7 @@ positions come out, in the same order. Knows nothing of files or of what is in a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,7 +21,7 @@ LEFT_OUT = {"valid_and_test": (1, 2), "valid_only": (1,), "test_only": (2,)}
 def by_ratio(count: int, ratios: Sequence[float], cut: Cut) -> list[np.ndarray]:
     """Row numbers of each part of `count` rows: one stretch after the other."""
     cuts = [0, *cut(count, _shares(ratios)), count]
-    return [np.arange(first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [np.arange(first, last) for first, last in pairwise(cuts)]
 
 
 def by_ratio_within_users(users: np.ndarray, ratios: Sequence[float], cut: Cut) -> list[np.ndarray]:
@@ -53,7 +54,7 @@ def _shares(ratios: Sequence[float]) -> list[float]:
 
 
 def _by_user(users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows user by user, in the order in which users come first; each one's place among its user's; and their number."""
+    """Rows user by user, in the order in which users come first; each one's place among its user's; their number."""
     if not len(users):
         return (np.zeros(0, dtype=np.int64),) * 3
     order = np.argsort(users, kind="stable")

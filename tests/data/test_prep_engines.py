@@ -26,7 +26,8 @@ needs_polars = pytest.mark.skipif(not HAS_POLARS, reason="the extra `prep` is no
 def prepared(engine: str, ratings: Path, metadata: Path, out: Path, **given_settings):
     """Bytes of both files and what the manifest says but for date and engine; the message where there is an error."""
     try:
-        manifest = prepare_amazon(ratings, metadata, out / engine, "toy", progress=False, engine=engine, **given_settings)
+        manifest = prepare_amazon(ratings, metadata, out / engine, "toy", progress=False, engine=engine,
+                                  **given_settings)
     except DataError as error:
         return str(error)
     about = json.loads(manifest.to_json())
@@ -51,7 +52,8 @@ ITEMS = st.sampled_from(["B1", "B2", "B3", "B4", "B 1", "none", "", "0001"])
 RATINGS = st.sampled_from(["5.0", "4.0", "4.5", "3", "5", "4.3", "3.14159", "1e0", ".5", "+3", "", "x", "nan", "inf"])
 TIMES = st.sampled_from(["1400000000", "1400000001", "1400000000.5", "1400000000123", "-3", "9e15", "1e9", " 7", "+7",
                          "", "soon", "99999999999999999999", "1400000000.123456789"])
-LINES = st.one_of(st.tuples(IDS, ITEMS, RATINGS, TIMES).map(",".join), st.sampled_from(["", "a,b", "A1,B1,5.0,1\x00,2"]))
+LINES = st.one_of(st.tuples(IDS, ITEMS, RATINGS, TIMES).map(",".join),
+                  st.sampled_from(["", "a,b", "A1,B1,5.0,1\x00,2"]))
 PLAIN_LINES = st.builds("A{},B{},{}.0,{}".format, st.integers(1, 3), st.integers(1, 4), st.integers(1, 5),
                         st.integers(1, 3))
 

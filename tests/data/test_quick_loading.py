@@ -53,7 +53,9 @@ def items_of(rows: list[tuple]) -> list[tuple]:
     return [(token, "" if number % 9 == 8 else f"Title {number % 25}", "") for number, token in enumerate(tokens)]
 
 
-def both(folder: Path, rows: list[tuple] | None, name: str = "toy", **given_settings) -> tuple[SoftDataset, SoftDataset]:
+def both(
+    folder: Path, rows: list[tuple] | None, name: str = "toy", **given_settings
+) -> tuple[SoftDataset, SoftDataset]:
     if rows is not None:
         write_atomic(folder / name, name, rows, items_of(rows))
     loaded = []
@@ -166,7 +168,8 @@ def test_more_interactions_than_float32_counts_stay_in_their_order(tmp_path, mon
     np.testing.assert_array_equal(beyond.sequence_times, usual.sequence_times)
 
 
-INTERVALS = st.sampled_from([None, [], [("[", 2, float("inf"), ")")], [("(", 1, 4, "]")], [("[", 3, 5, ")"), ("[", 7, 9, "]")]])
+INTERVALS = st.sampled_from([None, [], [("[", 2, float("inf"), ")")], [("(", 1, 4, "]")],
+                             [("[", 3, 5, ")"), ("[", 7, 9, "]")]])
 
 
 @settings(deadline=None, max_examples=150)
@@ -175,7 +178,8 @@ def test_rows_within_are_recboles(pairs, user_intervals, item_intervals):
     users, items = (np.array([pair[side] for pair in pairs], dtype=np.int64) for side in (0, 1))
     frame = pd.DataFrame({"user": users, "item": items})
     stand_in = SimpleNamespace(
-        uid_field="user", iid_field="item", user_feat=None, item_feat=None, inter_feat=frame.copy(), logger=logging.getLogger("x"),
+        uid_field="user", iid_field="item", user_feat=None, item_feat=None, inter_feat=frame.copy(),
+        logger=logging.getLogger("x"),
         config={"user_inter_num_interval": user_intervals, "item_inter_num_interval": item_intervals},
         _parse_intervals_str=lambda intervals: intervals)
     stand_in._within_intervals = lambda count, intervals: Dataset._within_intervals(stand_in, count, intervals or [])
@@ -239,11 +243,12 @@ def read_by(path: Path, as_text: bool = False, polars: bool = True):
 
 CELLS = st.text(st.sampled_from('ab01."\'é \u2028\ud7ff,None'), max_size=5)
 TIMES = st.one_of(st.integers(-5, 2**52).map(str), st.floats(allow_nan=False, allow_infinity=False).map(repr),
-                  st.sampled_from(["1e9", "007", " 5", "nan", "", "x", "inf"]))
+                  st.sampled_from(["1e9", "007", " 5", "nan", "", "x", "inf", "9" * 30, "9" * 5000]))
 
 
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(CELLS, CELLS, TIMES), max_size=25), st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(CELLS, CELLS, TIMES), max_size=25), st.sampled_from(["\n", "\r\n"]), st.booleans(),
+       st.booleans())
 def test_pieces_are_the_table_of_text(tmp_path, rows, newline, has_end, has_bom):
     path = tmp_path / "toy.inter"
     lines = ["user_id:token\titem_id:token\ttimestamp:float", *map("\t".join, rows)]
@@ -270,6 +275,7 @@ def test_plain_files_are_the_table_of_text(tmp_path, rows):
 def test_lines_of_another_length_are_found_in_any_block(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "BLOCK_BYTES", 7)
     path = tmp_path / "toy.inter"
-    path.write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "u\ti\t1\n" * 30 + "u\ti\t1\t\nu\t1\n" + "u\ti\t1\n" * 30)
+    good, bad = "u\ti\t1\n" * 30, "u\ti\t1\t\nu\t1\n"
+    path.write_text("user_id:token\titem_id:token\ttimestamp:float\n" + good + bad + good)
     with pytest.raises(DataError, match="line 32"):
         read_interactions(path, COLUMNS)
