@@ -44,7 +44,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     parts = [
         ABOUT.read_text(encoding="utf-8").strip(),
         "## Seconds of CPU", _grid(stages, sizes, "cpu_seconds"),
-        "## Seconds that passed, beside other work", _grid(stages, sizes, "seconds"),
+        "## Seconds that passed, beside other work", _grid(stages, sizes, "seconds", with_growth=False),
         "## Peak of resident memory, MB", _grid(stages, sizes, "peak_mb"),
         _verdict(rows),
     ]
@@ -57,13 +57,15 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _grid(stages: Sequence[tuple[str, list[dict[str, Any]]]], sizes: Sequence[float], key: str) -> str:
-    header = ["stage", *(f"{size:g}" for size in sizes), "exponent"]
+def _grid(
+    stages: Sequence[tuple[str, list[dict[str, Any]]]], sizes: Sequence[float], key: str, with_growth: bool = True
+) -> str:
+    header = ["stage", *(f"{size:g}" for size in sizes), *(["exponent"] if with_growth else [])]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for name, found in stages:
         by_size = {row["size"]: row for row in found}
         cells = [_cell(by_size.get(size), key) for size in sizes]
-        lines.append([name, *cells, _growth(found, key)])
+        lines.append([name, *cells, *([_growth(found, key)] if with_growth else [])])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
