@@ -63,7 +63,8 @@ def test_the_report_says_how_time_grows_and_what_is_over_the_limit():
             for size in (1.0, 2.0, 4.0)]
     rows.append(always | {"stage": "trie", "size": 1.0, "failed": "ended at 16 GB"})
     page = markdown(rows)
-    assert "| load | 3 | 8.5 | 24.0 | 1.50 |" in page and "| load | 4 | 8 | 16.0 |\n" in page and "| load | 5,400 | 10,400 | 20,400 | 1.00 |" in page
+    assert "| load | 3 | 8.5 | 24.0 | 1.50 |" in page and "| load | 4 | 8 | 16.0 |\n" in page
+    assert "| load | 5,400 | 10,400 | 20,400 | 1.00 |" in page
     assert "Over 8,000 MB: load at size 2 (10,400 MB); load at size 4" in page
     assert "trie at size 1 (ended at 16 GB)" in page
     assert exponent([1, 10, 100], [2, 20, 200]) == pytest.approx(1) and exponent([1, 1], [2, 3]) is None
