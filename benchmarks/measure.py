@@ -1,7 +1,9 @@
 """Times two ways of doing the same in turn, and the memory of each.
 
 Rounds are interleaved (ours, plain, plain, ours, ...), so that a change of load on the machine falls on both,
-and ratios are taken within a round. Knows nothing of what runs.
+and ratios are taken within a round. Memory has rounds of its own: to find a peak, freed memory must first be given
+back to the system, and getting it again would be timed too (measured: it made a training step of ours a third
+slower, one of the plain way a sixth). Knows nothing of what runs.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 import torch
 
 Outcome = Any
+MEMORY_ROUNDS = 3
 
 
 class Stage(ABC):
@@ -30,7 +33,8 @@ class Stage(ABC):
         what: one line on the work.
         target: least wanted ratio of times, if there is one.
         memory_target: least wanted ratio of peak memory, if there is one.
-        is_long: too long for a warm-up of its own.
+        is_long: too long for a warm-up of its own, and for more than one round of memory.
+        repeats: runs one after the other that a round times; seconds are those of one.
     """
 
     name = ""
@@ -38,6 +42,7 @@ class Stage(ABC):
     target: float | None = None
     memory_target: float | None = None
     is_long = False
+    repeats = 1
 
     def prepare(self) -> None:  # noqa: B027  (most stages have nothing to prepare)
         """Undoes what an earlier run left behind; called before every run, not timed."""
@@ -96,9 +101,9 @@ class Measurement:
 
 
 def measure(stage: Stage, rounds: int, device: torch.device) -> Measurement:
-    """Runs a stage both ways: once for warmth and equality, then `rounds` times against the clock.
+    """Runs a stage both ways: once for warmth and equality, then `rounds` times against the clock, then for memory.
 
-    A long stage skips the first; its equality is that of its first round. Memory is the median of the rounds.
+    A long stage skips the first; its equality is that of its first round. Memory is the median of its rounds.
     """
     ways = {"ours": stage.ours, "plain": stage.plain}
     first: dict[str, Outcome] = {}
@@ -110,17 +115,39 @@ def measure(stage: Stage, rounds: int, device: torch.device) -> Measurement:
             first[name] = run()
     for number in range(rounds):
         for name in ways if number % 2 == 0 else reversed(ways):
-            stage.prepare()
-            outcome, time_taken, peak = observed(ways[name], device)
+            outcome, time_taken = _timed(stage, ways[name], device)
             first.setdefault(name, outcome)
             seconds[name].append(time_taken)
-            memory[name].append(peak)
+    for _ in range(1 if stage.is_long else MEMORY_ROUNDS):
+        for name, run in ways.items():
+            stage.prepare()
+            memory[name].append(observed(run, device)[2])
     ratios = [slow / fast for fast, slow in zip(seconds["ours"], seconds["plain"], strict=True)]
     return Measurement(
         stage.name, stage.what, rounds, Spread.of(seconds["ours"]), Spread.of(seconds["plain"]), Spread.of(ratios),
         stage.target, stage.equality(first["ours"], first["plain"]), _median(memory["ours"]), _median(memory["plain"]),
         stage.memory_target,
     )
+
+
+def _timed(stage: Stage, run: Callable[[], Outcome], device: torch.device) -> tuple[Outcome, float]:
+    """The last outcome of `stage.repeats` runs, and the seconds of one."""
+    seconds, outcome = 0.0, None
+    for _ in range(stage.repeats):
+        outcome = None  # what the run before returned is freed outside the clock
+        stage.prepare()
+        gc.collect()
+        _wait_for(device)
+        started = time.perf_counter()
+        outcome = run()
+        _wait_for(device)
+        seconds += time.perf_counter() - started
+    return outcome, seconds / stage.repeats
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _median(values: list[float | None]) -> float | None:
@@ -138,8 +165,7 @@ def observed(run: Callable[[], Outcome], device: torch.device) -> tuple[Outcome,
     before = _reset_peak(device)
     started = time.perf_counter()
     outcome = run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _wait_for(device)
     seconds = time.perf_counter() - started
     return outcome, seconds, _peak_above(before, device)
 

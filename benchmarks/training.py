@@ -38,6 +38,8 @@ class TrainingStep(Stage):
     smaller one of the published code, which is also the faster one for it: its logits are those of whole sequences.
     """
 
+    repeats = 3  # a step follows a step
+
     def __init__(self, bench: Workbench, windows: Windows):
         self.bench, self.windows = bench, windows
         self.pad_id = bench.model.backbone.tokenizer.pad_id

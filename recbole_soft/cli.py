@@ -10,7 +10,6 @@ import errno
 import importlib
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from recbole_soft import cli_help
 from recbole_soft.config.sources import split_config_files, user_settings
 from recbole_soft.config.validate import validate
+from recbole_soft.config.words import EXAMPLE, parse_words
 from recbole_soft.errors import EXIT_CODE, SettingError, UserError
 from recbole_soft.parallel.group import speaks
 from recbole_soft.parallel.launch import check_launch, launch
@@ -36,12 +36,6 @@ SUBCOMMANDS = {
     "export-teacher": "recbole_soft.export_teacher",
     "distill": "recbole_soft.distill_cli",
 }
-EXAMPLE = "python run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"
-
-_OPTION = re.compile(r"--([A-Za-z]\w*(?:-\w+)*)=(.*)\Z", re.DOTALL)
-_BARE_OPTION = re.compile(r"--([A-Za-z][\w-]*)\Z")
-# People copy commands from documents that turn two hyphens into a dash, forget one, or forget both.
-_NEARLY_OPTION = re.compile(r"[-\u2010-\u2015]*([A-Za-z][\w-]*)(?:=(.*))?\Z", re.DOTALL)
 _KEPT = "stages that were finished are kept, and the next run goes on from them; --resume goes on within a stage"
 _DISK_REMEDIES = {
     errno.ENOSPC: f"free some space, or choose another disk with --checkpoint_dir=FOLDER; {_KEPT}",
@@ -112,41 +106,6 @@ def _run(command_line: dict[str, str]) -> None:
     run: Any = importlib.import_module("recbole_soft.run")
     run.run_recbole_soft(model=model, dataset=dataset, config_file_list=config_files,
                          command_line=command_line)
-
-
-def parse_words(words: Sequence[str]) -> dict[str, str]:
-    """`--key=value` words as a dictionary; the value is everything after the first `=`.
-
-    Raises:
-        SettingError: a word has another form, or a key comes twice; the remedy is the corrected form.
-    """
-    values: dict[str, str] = {}
-    position = 0
-    while position < len(words):
-        word = "--resume=True" if words[position] == "--resume" else words[position]
-        match = _OPTION.match(word)
-        if match is None:
-            following = words[position + 1] if position + 1 < len(words) else None
-            raise SettingError(f"'{word}' is not of the form --key=value", "command line",
-                               _corrected(word, following))
-        key, value = match.groups()
-        if key in values:
-            raise SettingError(f"--{key} is given twice: {values[key]!r} and {value!r}", "command line",
-                               "give it once")
-        values[key] = value
-        position += 1
-    return values
-
-
-def _corrected(word: str, following: str | None) -> str:
-    nearly = _NEARLY_OPTION.match(word)
-    if nearly is None:
-        return f"for example {EXAMPLE} --epochs=5"
-    key, value = nearly.groups()
-    if value is None and _BARE_OPTION.match(word):
-        has_value = following is not None and not following.startswith("-")
-        value = following if has_value else "True"
-    return f"write --{key}={'VALUE' if value is None else value}"
 
 
 def _required(settings: dict[str, Any], key: str) -> str:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_soft.artifacts import make_folder
-from recbole_soft.cli import parse_words
 from recbole_soft.config.sources import split_config_files, user_settings
 from recbole_soft.config.validate import validate
+from recbole_soft.config.words import parse_words
 from recbole_soft.engine_exchange import Export, Sampling, read_answers, read_export
 from recbole_soft.errors import DataError, SettingError, nearest
 from recbole_soft.registry import LLM_FAMILY, model_family, split_name

@@ -14,6 +14,7 @@ from typing import Any
 
 from recbole_soft.artifacts import read_json
 from recbole_soft.config.foreign import recorded_settings
+from recbole_soft.config.words import parse_options
 from recbole_soft.errors import ModelError, SettingError, nearest
 from recbole_soft.registry import is_llm_name
 
@@ -155,13 +156,7 @@ def _write(model, train, out: Path, topk: int, about: dict[str, Any]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> dict[str, str]:
-    options = dict(OPTIONS)
-    for word in argv:
-        key, is_set, value = word.removeprefix("--").partition("=")
-        if not is_set or key not in OPTIONS:
-            raise SettingError(f"'{word}' is not an option of export-teacher", "command line",
-                               f"{nearest(key, OPTIONS)} For example: {EXAMPLE}")
-        options[key] = value
+    options = parse_options(argv, OPTIONS, OPTIONS, "export-teacher", EXAMPLE)
     for key in ("run", "out"):
         if not options[key]:
             raise SettingError(f"--{key} is missing", "command line", EXAMPLE)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_soft.cli import parse_words
-from recbole_soft.errors import SettingError, nearest
+from recbole_soft.config.words import parse_options
+from recbole_soft.errors import SettingError
 
 SOME_LINES_REFUSED = 3
 SOURCES = ("history", "item_ids", "user_id", "input")
@@ -130,11 +130,7 @@ def _words(options: dict[str, str]) -> dict[str, Any]:
 
 
 def _parse(argv: Sequence[str]) -> dict[str, str]:
-    options = DEFAULTS | parse_words(argv)
-    for key in options:
-        if key not in OPTIONS:
-            raise SettingError(f"--{key} is not an option of recommend", "command line",
-                               f"{nearest(key, OPTIONS)} For example: {EXAMPLE}")
+    options = parse_options(argv, OPTIONS, DEFAULTS, "recommend", EXAMPLE)
     if not options.get("run"):
         raise SettingError("--run is missing", "command line", EXAMPLE)
     given = [f"--{name}" for name in SOURCES if name in options]

@@ -13,8 +13,8 @@ from recbole_soft.benchmark.progress import duration, expected_seconds
 from recbole_soft.benchmark.recipe import Recipe, find_recipe, read_recipe
 from recbole_soft.benchmark.runner import Benchmark, failures
 from recbole_soft.benchmark.validity import Validity
-from recbole_soft.cli import parse_words
 from recbole_soft.config.values import parsed
+from recbole_soft.config.words import listed, parse_words
 from recbole_soft.data.sources import find_dataset, local_dataset
 from recbole_soft.errors import SettingError
 from recbole_soft.reporting.compare_cli import write_tables
@@ -55,8 +55,8 @@ def main(argv: Sequence[str]) -> int:
     options = {key: words.pop(key, "") for key in OPTIONS}
     if not options["config"]:
         raise SettingError("--config is missing", "command line", EXAMPLE)
-    recipe = read_recipe(find_recipe(options["config"]), words, _listed(options["only"]),
-                         [_seed(text) for text in _listed(options["seeds"])], _listed(options["datasets"]))
+    recipe = read_recipe(find_recipe(options["config"]), words, listed(options["only"]),
+                         [_seed(text) for text in listed(options["seeds"])], listed(options["datasets"]))
     output = Path(options["output"]) if options["output"] else recipe.output
     benchmark = _benchmark(recipe, _is_yes(options["same_code"]))
     if _is_yes(options["dry_run"]):
@@ -166,10 +166,6 @@ def _method(cells: Sequence[Cell], shown: Mapping[str, Any]) -> Method:
 def _baseline(recipe: Recipe, methods: Sequence[Method]) -> str | None:
     """The baseline, as long as it is in any table: when its run has failed, there are no tests."""
     return recipe.baseline if any(recipe.baseline in (method.label, method.name) for method in methods) else None
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
 
 
 def _seed(text: str) -> int:

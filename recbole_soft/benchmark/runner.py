@@ -6,10 +6,8 @@ that fails is reported and the rest goes on. Does not know tables.
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from recbole_soft.errors import UserError
 from recbole_soft.registry import is_llm_name, split_name
 from recbole_soft.reporting.record import RECORD_FILE
 from recbole_soft.reporting.records import RunRecord
+from recbole_soft.resuming.locks import only_process_in
 
 TIMES_FILE = "times.json"
 
@@ -136,7 +135,8 @@ class Benchmark:
     def run(self) -> None:
         """Runs what is missing; afterwards every cell has a result, a failure, or was left out by a choice."""
         progress = Progress(self.cells)
-        with _alone(self.work):
+        make_folder(self.work, "checkpoint_dir")
+        with only_process_in(self.work, "give this one another --checkpoint_dir"):
             for number, cell in enumerate(self.cells):
                 if self._settled(cell, progress):
                     continue
@@ -203,19 +203,6 @@ def run_folder_of(config) -> Path:
 
 def _told(cell: Cell) -> str:
     return " ".join(f"{key}={value}" for key, value in cell.variant.items())
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Keeps a second benchmark out of the same folder; the lock goes with the process, however it ends."""
-    make_folder(work, "checkpoint_dir")
-    with (work / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError("this benchmark is already running", where=str(work),
-                            remedy="wait for it, or end that process first") from error
-        yield
 
 
 def failures(cells: Sequence[Cell]) -> list[Cell]:

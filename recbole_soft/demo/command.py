@@ -11,8 +11,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_soft.cli import parse_words
-from recbole_soft.errors import SettingError, nearest
+from recbole_soft.config.words import parse_options
+from recbole_soft.errors import SettingError
 
 DEFAULTS = {"host": "127.0.0.1", "port": "7860"}
 OPTIONS = ("runs", "data_path", *DEFAULTS)
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or {"-h", "--help"} & set(argv):
         sys.stdout.write(HELP)
         return 0
-    options = parse_options(argv)
+    options = read_options(argv)
     if importlib.util.find_spec("gradio") is None:
         raise SettingError("the page needs gradio, which is not installed", "demo",
                            'pip install "recbole_soft[demo]"')
@@ -62,17 +62,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def parse_options(argv: Sequence[str]) -> dict[str, str]:
+def read_options(argv: Sequence[str]) -> dict[str, str]:
     """The command's words as options.
 
     Raises:
         SettingError: an option that is unknown, missing or malformed.
     """
-    options = DEFAULTS | parse_words(argv)
-    for key in options:
-        if key not in OPTIONS:
-            raise SettingError(f"--{key} is not an option of demo", "command line",
-                               f"{nearest(key, OPTIONS)} For example: {EXAMPLE}")
+    options = parse_options(argv, OPTIONS, DEFAULTS, "demo", EXAMPLE)
     if not options.get("runs"):
         raise SettingError("--runs is missing", "command line", EXAMPLE)
     if not options["port"].isdecimal() or not 0 < int(options["port"]) < 65536:

@@ -1,4 +1,4 @@
-"""Where a model's unfinished results are kept, and the hash of all that decides its answers.
+"""Where a model's unfinished results and its answers to the test are kept, and the hash of all that decides them.
 
 Answers are generated in parts (`resuming/parts.py`), each by itself: what is generated together decides last digits,
 and through them, now and then, an answer. So parts are cut alike whether or not anything is kept.
@@ -6,12 +6,12 @@ and through them, now and then, an answer. So parts are cut alike whether or not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_soft.artifacts import PARTS, UNFINISHED, content_key
+from recbole_soft.artifacts import PARTS, UNFINISHED, content_key, read_json, write_json
 from recbole_soft.resuming.parts import Parts
 from recbole_soft.resuming.states import tensor_hash
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Prompts that are answered together, in batches of generation.
 BATCHES_IN_A_PART = 8
+ANSWERS = "answers.json"
 _SEARCH_SETTINGS = ("decoding", "fast_path", "dtype", "quantization", "generation_batch_size")
 
 
@@ -27,6 +28,28 @@ def unfinished_parts(config) -> Parts:
     """Where parts of a run's unfinished results are; nowhere for a model outside of a run folder."""
     folder = config["run_folder"]
     return Parts(Path(folder) / UNFINISHED / PARTS if folder else None, config["checkpoint_seconds"])
+
+
+def obtain_answers(model: LLMRecommender, dataset, progress: Callable[[int], None] | None = None) -> bool:
+    """Has the model answer a split, or remember the answers that an earlier run with the very same weights gave.
+
+    For tests: runs that share a stage (SOFT for every alpha and its SFT teacher) all report it, and at full test size
+    its answers cost more than a training.
+
+    Returns:
+        whether the answers were there.
+    """
+    prompts = map(tuple, model.prompts(dataset.inter_feat))
+    unique = sorted(map(list, dict.fromkeys(prompts)), key=len, reverse=True)
+
+    def make(folder: Path) -> dict[str, int]:
+        write_json(folder / ANSWERS, model.answer_beams(unique, progress))
+        return {"prompts": len(unique)}
+
+    folder, were_there = model.store.obtain("answers", key_of_answers(model, unique), make, together=True)
+    if were_there:
+        model.remember_answers(unique, read_json(folder / ANSWERS))
+    return were_there
 
 
 def key_of_answers(model: LLMRecommender, prompts: Sequence[Sequence[int]]) -> str:

@@ -218,7 +218,7 @@ class LLMRecommender(SequentialRecommender):
 
         texts = self.parts.gather("answers", lambda: key_of_answers(self, unknown), unknown,
                                   BATCHES_IN_A_PART * size, size, search, progress)
-        self._answers.update(zip(map(tuple, unknown), texts, strict=True))
+        self.remember_answers(unknown, texts)
         return [self._answers[prompt] for prompt in wanted]
 
     def search(
@@ -234,6 +234,10 @@ class LLMRecommender(SequentialRecommender):
     def answered_titles(self, prompts: Sequence[Tokens]) -> list[str]:
         """Answers without their quotes."""
         return [self.encoder.template.unquoted(text) for text in self.answer(prompts)]
+
+    def remember_answers(self, prompts: Sequence[Tokens], beams: Sequence[list[str]]) -> None:
+        """Takes answers for those of the active weights; beams as `answer_beams` returns them."""
+        self._answers.update(zip(map(tuple, prompts), beams, strict=True))
 
     def forget_answers(self) -> None:
         """To be called whenever the active weights change."""

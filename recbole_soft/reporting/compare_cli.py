@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_soft.artifacts import make_folder, write_text
+from recbole_soft.config.words import listed, parse_options
 from recbole_soft.errors import SettingError, nearest
 from recbole_soft.reporting.comparison import SHOWN, Comparison
 from recbole_soft.reporting.comparison_formats import FORMATS, terminal
@@ -43,11 +44,11 @@ def main(argv: Sequence[str]) -> int:
     if not argv or {"-h", "--help"} & set(argv):
         sys.stdout.write(HELP)
         return 0
-    options = parse_options(argv)
+    options = read_options(argv)
     summary = read_summary(Path(options["from"])) if options["from"] else Summary(
-        group_methods(read_records([Path(place) for place in _listed(options["runs"])])))
-    summary = Summary(_on_datasets(summary.methods, _listed(options["datasets"])),
-                      _listed(options["metrics"]) or summary.metrics, options["baseline"] or summary.baseline,
+        group_methods(read_records([Path(place) for place in listed(options["runs"])])))
+    summary = Summary(_on_datasets(summary.methods, listed(options["datasets"])),
+                      listed(options["metrics"]) or summary.metrics, options["baseline"] or summary.baseline,
                       summary.notes)
     comparison = summary.compared()
     is_detailed = options["details"].lower() in YES
@@ -77,26 +78,15 @@ def write_tables(folder: Path, comparison: Comparison) -> list[Path]:
     return files
 
 
-def parse_options(argv: Sequence[str]) -> dict[str, str]:
+def read_options(argv: Sequence[str]) -> dict[str, str]:
     """The words of the command as options.
 
     Raises:
         SettingError: an unknown or missing option.
     """
-    options = dict(OPTIONS)
-    for word in argv:
-        key, is_set, value = word.removeprefix("--").partition("=")
-        if not is_set or key not in OPTIONS:
-            raise SettingError(f"'{word}' is not an option of compare", "command line",
-                               f"{nearest(key, OPTIONS)} For example: {EXAMPLE}")
-        options[key] = value
+    options = parse_options(argv, OPTIONS, OPTIONS, "compare", EXAMPLE)
     if bool(options["runs"]) == bool(options["from"]):
         raise SettingError("give either --runs or --from", "command line", EXAMPLE)
     if options["format"] not in FORMATS:
         raise SettingError(f"there is no format '{options['format']}'", "--format", nearest(options["format"], FORMATS))
     return options
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
-

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_soft.errors import SettingError, UserError, nearest
+from recbole_soft.config.words import parse_options
+from recbole_soft.errors import SettingError, UserError
 from recbole_soft.reporting.plots import plot_curriculum
 from recbole_soft.reporting.record import RECORD_FILE
 
@@ -16,13 +17,7 @@ OPTIONS = ("run", "out")
 
 def main(argv: Sequence[str]) -> int:
     """Draws tau, d_t and the losses of a run; returns the exit code."""
-    values = {}
-    for word in argv:
-        key, is_set, value = word.removeprefix("--").partition("=")
-        if not is_set or key not in OPTIONS:
-            raise SettingError(f"'{word}' is not an option of plot", "command line",
-                               f"{nearest(key, OPTIONS)} For example: plot --run=saved/RUN --out=curriculum.png")
-        values[key] = value
+    values = parse_options(argv, OPTIONS, {}, "plot", "plot --run=saved/RUN --out=curriculum.png")
     if "run" not in values:
         raise SettingError("--run is missing", "command line", "plot --run=saved/RUN")
     folder = Path(values["run"])

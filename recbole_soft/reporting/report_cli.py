@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from recbole_soft.config.words import listed, parse_options
 from recbole_soft.errors import SettingError, nearest
 from recbole_soft.reporting.comparison import SHOWN
 from recbole_soft.reporting.html.page import write_page
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or {"-h", "--help"} & set(argv):
         sys.stdout.write(HELP)
         return 0
-    options = parse_options(argv)
+    options = read_options(argv)
     out = Path(options["out"])
     if out.is_dir():
         raise SettingError(f"{out} is a folder", "--out", f"name a file: --out={out / 'report.html'}")
@@ -55,33 +56,23 @@ def chosen_runs(options: Mapping[str, str]) -> Summary:
     if options["from"] and (folder / SUMMARY_FILE).is_file():
         summary = read_summary(folder)
     else:
-        places = [Path(place) for place in _listed(options["runs"])] or [folder]
+        places = [Path(place) for place in listed(options["runs"])] or [folder]
         summary = Summary(group_methods(read_records(places)))
-    wanted, known = _listed(options["datasets"]), {method.dataset for method in summary.methods}
+    wanted, known = listed(options["datasets"]), {method.dataset for method in summary.methods}
     if missing := [name for name in wanted if name not in known]:
         raise SettingError(f"there is no run on '{missing[0]}'", "--datasets", nearest(missing[0], known))
     methods = [method for method in summary.methods if method.dataset in (wanted or known)]
-    return replace(summary, methods=methods, metrics=_listed(options["metrics"]) or summary.metrics,
+    return replace(summary, methods=methods, metrics=listed(options["metrics"]) or summary.metrics,
                    baseline=options["baseline"] or summary.baseline)
 
 
-def parse_options(argv: Sequence[str]) -> dict[str, str]:
+def read_options(argv: Sequence[str]) -> dict[str, str]:
     """The words of the command as options.
 
     Raises:
         SettingError: an unknown or missing option.
     """
-    options = dict(OPTIONS)
-    for word in argv:
-        key, is_set, value = word.removeprefix("--").partition("=")
-        if not is_set or key not in OPTIONS:
-            raise SettingError(f"'{word}' is not an option of report", "command line",
-                               f"{nearest(key, OPTIONS)} For example: {EXAMPLE}")
-        options[key] = value
+    options = parse_options(argv, OPTIONS, OPTIONS, "report", EXAMPLE)
     if bool(options["runs"]) == bool(options["from"]):
         raise SettingError("give either --runs or --from", "command line", EXAMPLE)
     return options
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.strip("[]").split(",") if part.strip()]

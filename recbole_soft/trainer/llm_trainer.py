@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from recbole_soft.errors import ModelError
 from recbole_soft.llm.adapters import State
+from recbole_soft.models.answer_parts import obtain_answers
 from recbole_soft.models.base import LLMRecommender, WindowTexts
 from recbole_soft.parallel.gradients import accumulate
 from recbole_soft.parallel.group import check_alike, is_first, world_size
@@ -28,12 +29,12 @@ from recbole_soft.registry import split_name
 from recbole_soft.resuming.states import tensor_hash
 from recbole_soft.strategies.base import Stage, StageContext
 from recbole_soft.trainer.batches import epoch_batches, micro_batches, seed_of_draws, warn_of_idle
+from recbole_soft.trainer.epoch_line import epoch_line
 from recbole_soft.trainer.rank_metrics import direct_ranks, places_of
 from recbole_soft.trainer.stage_saves import EpochProgress, StageSaves
 from recbole_soft.trainer.stage_weights import StageWeights
 
 logger = logging.getLogger("recbole_soft")
-SHOWN_FIGURES = ("tau", "distance", "temperature", "chosen_logp", "rejected_logp", "preference_accuracy")
 
 
 class LLMTrainer(Trainer):
@@ -100,8 +101,9 @@ class LLMTrainer(Trainer):
             self.curves += reused["curves"]
             self.best_valid_score, self.best_valid_result = reused["valid_score"], reused["valid_result"]
         self._use(stage.name)
+        # Without a folder the weights are the base model's.
         folder = self.run_folder / stage.name if stage.trains or stage.starts_from else None
-        if folder is not None and is_first():  # without a folder the weights are the base model's
+        if folder is not None and is_first():
             self.model.weights.save(stage.name, folder)
         return {
             "label": stage.label, "folder": folder and str(folder), "reused": reused is not None, "key": key,
@@ -168,8 +170,8 @@ class LLMTrainer(Trainer):
         stage, windows = self._stage, self._windows
         done, self._resumed = self._resumed, None
         if done is None:
-            done = EpochProgress(epoch_idx, {"stage": stage.name, "epoch": epoch_idx}
-                                 | stage.begin_epoch(epoch_idx, self.epochs))
+            row = {"stage": stage.name, "epoch": epoch_idx} | stage.begin_epoch(epoch_idx, self.epochs)
+            done = EpochProgress(epoch_idx, row)
         self.model.train()
         started = time.perf_counter() - done.seconds
         batches = epoch_batches(len(windows), self.config["train_batch_size"], self.config["seed"], epoch_idx)
@@ -242,7 +244,7 @@ class LLMTrainer(Trainer):
         row |= {f"valid_{name}": float(value) for name, value in result.items()}
         row |= {"valid_seconds": time.perf_counter() - started}
         self._log_scalars({key: value for key, value in row.items() if key.startswith("valid_")}, row)
-        logger.info("%s", _epoch_line(row, self.valid_metric))
+        logger.info("%s", epoch_line(row, self.valid_metric))
         # RecBole takes a tie for an improvement; the paper asks for a better epoch.
         return (np.nextafter(score, -np.inf) if score == self.best_valid_score else score), result
 
@@ -267,32 +269,28 @@ class LLMTrainer(Trainer):
             self.eval_collector.note(ranks)
         return self.evaluator.evaluate(places_of(ranks.cpu(), max(self.config["topk"])))
 
-    # ---- reporting -------------------------------------------------------------------------------
     def evaluate_stage(self, stage_name: str, eval_data) -> dict[str, float]:
-        """Evaluates with the weights of one stage."""
+        """Evaluates with the weights of one stage, whose answers are kept for other runs that share it."""
         self._use(stage_name)
+        if self.model.answers_with_titles:
+            with self._progress("Answers", len(eval_data.dataset)) as advance:
+                report = self.stage_reports[stage_name]
+                report["answers_reused"] = obtain_answers(self.model, eval_data.dataset, advance)
         return self.evaluate(eval_data, load_best_model=False)
 
+    # ---- reporting -------------------------------------------------------------------------------
     def _summary(self, stage: Stage) -> dict[str, Any]:
         return {"curves": [row for row in self.curves if row["stage"] == stage.name],
                 "valid_score": float(self.best_valid_score), "valid_result": dict(self.best_valid_result or {})}
 
     def _log_scalars(self, values: dict[str, Any], row: dict[str, Any] | None = None) -> None:
-        row = row or values
+        stage, epoch = ((row or values)[name] for name in ("stage", "epoch"))
         for name, value in values.items():
             if isinstance(value, float):
-                self.tensorboard.add_scalar(f"{row['stage']}/{name}", value, row["epoch"])
+                self.tensorboard.add_scalar(f"{stage}/{name}", value, epoch)
 
     @contextmanager
     def _progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         hidden = not getattr(self, "_show_progress", False)
         with tqdm(total=total, desc=title, unit="window", leave=False, disable=hidden) as bar:
             yield bar.update
-
-
-def _epoch_line(row: dict[str, Any], valid_metric: str) -> str:
-    losses = ", ".join(f"{name[5:]} {value:.4f}" for name, value in row.items() if name.startswith("loss_"))
-    extra = "".join(f", {name} {row[name]:.4f}" for name in SHOWN_FIGURES if name in row)
-    valid = row.get(f"valid_{valid_metric}", float("nan"))
-    return (f"{row['stage']} epoch {row['epoch'] + 1}: loss {losses}{extra}; valid {valid_metric} {valid:.4f}; "
-            f"{row['tokens_per_second']:,.0f} tokens/s, {row['train_seconds']:.1f} s + {row['valid_seconds']:.1f} s")

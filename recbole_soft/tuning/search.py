@@ -6,20 +6,19 @@ had again by a command. Artefacts are shared with all other runs: an SFT stage i
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import math
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_soft.artifacts import content_key, make_folder, write_text
 from recbole_soft.errors import DataError, SettingError, UserError
+from recbole_soft.resuming.locks import only_process_in
 from recbole_soft.tuning import report
 from recbole_soft.tuning.space import SearchSpace
 from recbole_soft.tuning.study import FAILED, PRUNED, Outcome, PrunedError, Study, Trial
@@ -86,7 +85,7 @@ def run_search(search: Search) -> tuple[Outcome | None, Path]:
     root = Path(config["checkpoint_dir"])
     place = _Place(make_folder(root / "tune" / name), Path(config["artifacts_dir"] or root / "artifacts"),
                    config["valid_metric"].lower())
-    with _alone_in(place.folder):
+    with only_process_in(place.folder, "begin another study: --study=NAME"):
         study = Study(place.folder, search.space, search.seed, config["valid_metric_bigger"], identity)
         trials = study.planned(search.space.trials)
         _say(report.plan(f"{search.model} on {search.dataset}", search.space, search.left_out, trials, place.metric,
@@ -187,18 +186,6 @@ def _closing(search: Search, study: Study, place: _Place) -> Outcome | None:
     _say(f"best: trial {best.number}, {place.metric} {best.score:.4f} on validation. To train it again and test it:\n"
          f"{command}")
     return best
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of a study; a killed process lets go of it by itself."""
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError("another process is searching in this study", where=str(folder),
-                            remedy="wait for it, or begin another one: --study=NAME") from error
-        yield
 
 
 def _say(text: str) -> None:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from recbole_soft.cli import parse_words
 from recbole_soft.config.sources import split_config_files, user_settings
 from recbole_soft.config.validate import validate
+from recbole_soft.config.words import parse_words
 from recbole_soft.config.yaml_files import properties_root
 from recbole_soft.errors import SettingError
 from recbole_soft.registry import MODELS, is_llm_name

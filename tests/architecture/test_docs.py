@@ -15,8 +15,8 @@ from recbole_soft.registry import MODELS, SCHEDULES, STRATEGIES, Registry
 from tests.architecture.test_layers import LAYERS, PACKAGE
 
 ROOT = PACKAGE.parent
-DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/methods.md", "docs/tuning.md", "docs/quantisation.md",
-             "CHANGELOG.md", "SECURITY.md")
+DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/design.md", "docs/methods.md",
+             "docs/tuning.md", "docs/quantisation.md")
 SOURCES = ("recbole_soft", "tests", "properties")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")

@@ -20,6 +20,7 @@ from recbole_soft.benchmark.recipe import read_recipe
 from recbole_soft.benchmark.runner import Benchmark
 from recbole_soft.benchmark.validity import Validity
 from recbole_soft.data.sources import data_files
+from recbole_soft.resuming.locks import only_process_in
 from tests.reporting.runs import some_ranks, write_run
 
 STAGES = {"SFT": ("sft",), "SOFT": ("sft", "soft"), "SOFT_woSA": ("sft", "soft"), "SDPO": ("sft", "sdpo")}
@@ -210,9 +211,10 @@ def test_a_local_language_model_that_changed_makes_a_run_invalid(tmp_path):
 
 def test_a_second_benchmark_in_the_same_folder_is_refused(benchmark, tmp_path):
     work = tmp_path / "saved" / "benchmark" / "mine"
-    with runner._alone(work):
+    work.mkdir(parents=True)
+    with only_process_in(work, "nothing"):
         code, _, err = benchmark(models=["Pop"])
-    assert code == 2 and "already running" in err and str(work) in err
+    assert code == 2 and "another process is at work in this folder" in err and str(work) in err
 
 
 def test_lenders_need_the_same_sft_settings(tmp_path, toy_path, stand_in):

@@ -13,6 +13,7 @@ import pytest
 from recbole_soft import cli
 from recbole_soft.errors import SettingError
 from recbole_soft.reporting.records import find_runs
+from recbole_soft.resuming.locks import only_process_in
 from recbole_soft.run import run_recbole_soft
 from recbole_soft.validation_only import SealedWindows, ValidationOnly
 from tests.integration.conftest import words_of
@@ -134,13 +135,11 @@ def test_data_that_changed_end_a_search(tune, tmp_path):
 
 @pytest.mark.usefixtures("with_optuna")
 def test_two_searches_in_one_study_at_once(tune, tmp_path):
-    from recbole_soft.tuning.search import _alone_in
-
     folder = tmp_path / "saved" / "tune" / "s"
     folder.mkdir(parents=True)
-    with _alone_in(folder):
+    with only_process_in(folder, "nothing"):
         code, output, _ = tune()
-    assert code == 2 and "another process is searching" in output and "--study=NAME" in output
+    assert code == 2 and "another process is at work in this folder" in output and "--study=NAME" in output
 
 
 def test_without_optuna_the_extra_is_named(tune, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import plain
 from benchmarks.job import JobSize
-from benchmarks.measure import Measurement, Spread, Stage, measure
+from benchmarks.measure import MEMORY_ROUNDS, Measurement, Spread, Stage, measure
 from benchmarks.report import document, table
 from benchmarks.scaling import axes
 from benchmarks.stages import STAGE_NAMES, Workload, stage_makers
@@ -98,14 +98,25 @@ class _Sleepless(Stage):
         return {"difference": float(plain[0]) - ours}
 
 
-def test_rounds_are_interleaved_and_warmed_up():
+def test_rounds_are_warmed_up_interleaved_and_apart_from_those_of_memory():
     stage = _Sleepless()
     found = measure(stage, 2, torch.device("cpu"))
-    assert [call for call in stage.calls if call != "prepare"] == ["ours", "plain", "ours", "plain", "plain", "ours"]
-    assert stage.calls.count("prepare") == 6
+    warm, timed, remembered = ["ours", "plain"], ["ours", "plain", "plain", "ours"], ["ours", "plain"] * MEMORY_ROUNDS
+    assert [call for call in stage.calls if call != "prepare"] == [*warm, *timed, *remembered]
+    assert stage.calls[::2] == ["prepare"] * (len(stage.calls) // 2)
     assert found.equality == {"difference": 0.0} and found.ratio.low <= found.ratio.median <= found.ratio.high
     if found.plain_memory_mb is not None:
         assert 60 < found.plain_memory_mb < 80 and found.ours_memory_mb < 5
+
+
+def test_a_round_times_repeats_and_counts_one(monkeypatch):
+    stage = _Sleepless()
+    stage.repeats = 3
+    clock = iter(range(1000))
+    monkeypatch.setattr("benchmarks.measure.time.perf_counter", lambda: float(next(clock)))
+    found = measure(stage, 1, torch.device("cpu"))
+    assert [call for call in stage.calls[4:] if call != "prepare"][:6] == ["ours"] * 3 + ["plain"] * 3
+    assert found.ours_seconds.median == found.plain_seconds.median == 1.0
 
 
 def test_reports_hold_what_was_measured():
