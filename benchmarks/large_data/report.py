@@ -15,7 +15,7 @@ import numpy as np
 from recbole_soft.reporting.record import machine
 
 LIMIT_MB = 8000  # of resident memory, issue 6
-SMALLEST_SECONDS = 0.5
+SMALLEST_SECONDS, SMALLEST_MB = 0.5, 50
 LIBRARIES = ("recbole", "pandas", "polars", "numpy", "torch")
 ABOUT = Path(__file__).parent / "about.md"
 
@@ -79,11 +79,11 @@ def _cell(row: dict[str, Any] | None, key: str) -> str:
 
 
 def _growth(found: Sequence[dict[str, Any]], key: str) -> str:
-    """Of memory only what the stage adds grows; of times too short ones say more of the start than of the data."""
+    """Of memory, what is above the least before any work; of times, too short ones say more of the start than of data."""
     known = [row for row in found if key in row]
     if key == "peak_mb":
-        pairs = [(row["size"], row["peak_mb"] - row["before_mb"]) for row in known
-                 if row["peak_mb"] - row["before_mb"] > 50]
+        empty = min((row["before_mb"] for row in known), default=0)
+        pairs = [(row["size"], row["peak_mb"] - empty) for row in known if row["peak_mb"] - empty > SMALLEST_MB]
     else:
         pairs = [(row["size"], row[key]) for row in known if row[key] >= SMALLEST_SECONDS]
     slope = exponent(*zip(*pairs, strict=True)) if pairs else None
