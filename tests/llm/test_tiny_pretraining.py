@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from transformers import AutoTokenizer
 
 from recbole_soft.llm.tiny import CatalogText, TinySettings, build_tiny
 from recbole_soft.llm.tiny_pretraining import ROW_LENGTH, packed_rows, token_loss
@@ -40,7 +41,7 @@ def test_a_sample_estimates_the_normaliser_without_bias():
 
 def test_rows_are_full_and_begin_with_a_document():
     tokenizer = toy_tokenizer(toy_titles(20))
-    rows = packed_rows(lambda: "one title", tokenizer)
+    rows = packed_rows(lambda: ["one title", "kind"], tokenizer)
     for _ in range(3):
         row = next(rows)
         assert len(row) == ROW_LENGTH and row[0] == tokenizer.bos_token_id and tokenizer.pad_token_id not in row
@@ -54,3 +55,21 @@ def test_the_embedded_model_learns_the_catalogue_and_is_the_same_twice(tmp_path)
     assert first["last_loss"] < 0.7 * first["first_loss"]
     build_tiny(text, size, tmp_path / "b")
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_a_title_has_the_same_tokens_alone_in_quotes_and_in_a_list(tmp_path):
+    titles = ["Best of Both Worlds", "Best of Both Worlds 2", 'The "Other" Side', "Ünïcode ☂ Title", " spaced  out "]
+    template = read_template("item")
+    build_tiny(CatalogText(titles, ["Some Kind"] * len(titles), template),
+               TinySettings(hidden_size=16, heads=2, layers=1, vocabulary=900, steps=2), tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    alone = [tokenizer(title, add_special_tokens=False)["input_ids"] for title in titles]
+    quote = tokenizer('"', add_special_tokens=False)["input_ids"]
+    listed = tokenizer(template.separator.join(map(template.quoted, titles)), add_special_tokens=False)["input_ids"]
+    separator = tokenizer(template.separator, add_special_tokens=False)["input_ids"]
+    expected: list[int] = []
+    for title, tokens in zip(titles, alone, strict=True):
+        assert tokenizer(template.quoted(title), add_special_tokens=False)["input_ids"] == [*quote, *tokens, *quote]
+        assert tokenizer.decode(tokens) == title
+        expected += [*separator * bool(expected), *quote, *tokens, *quote]
+    assert listed == expected and len(alone[0]) == 1
