@@ -79,7 +79,7 @@ def _cell(row: dict[str, Any] | None, key: str) -> str:
 
 
 def _growth(found: Sequence[dict[str, Any]], key: str) -> str:
-    """Of memory, what is above the least before any work; of times, too short ones say more of the start than of data."""
+    """Of memory, what is above the least before any work; times that are too short tell of the start, not of data."""
     known = [row for row in found if key in row]
     if key == "peak_mb":
         empty = min((row["before_mb"] for row in known), default=0)
