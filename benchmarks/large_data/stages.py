@@ -9,6 +9,7 @@ import ctypes
 import gc
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -118,6 +119,7 @@ def item_table(folder: Path, scale: Scale) -> tuple[Work, Figures]:
         def _embed(self, texts, progress=None, alike=False):
             return torch.randn(len(texts), VECTOR_WIDTH, generator=self.draw)
 
+    shutil.rmtree(folder / "artifacts", ignore_errors=True)  # a table of an earlier measurement would be reused
     vectors = RandomVectors()
     return lambda: vectors._obtain(None), lambda table: {"titles": len(table), "width": table.shape[1]}
 
