@@ -45,19 +45,23 @@ def write_text(path: Path, text: str) -> None:
         return
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = _beside(path)
-        try:
-            with unfinished.open("x", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(unfinished, path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        with in_place_of(path) as unfinished, unfinished.open("x", encoding="utf-8") as file:
+            file.write(text)
 
 
-def _beside(path: Path) -> Path:
-    """A free hidden name in the same folder; tempfile's would be readable by the user alone."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+@contextmanager
+def in_place_of(path: Path) -> Iterator[Path]:
+    """A free hidden name in the same folder: the file written there becomes `path` when the block ends well.
+
+    A name of tempfile's would be readable by the user alone.
+    """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -62,10 +62,15 @@ def alone_in(folder: Path) -> Iterator[None]:
 @contextmanager
 def _tidied(folder: Path) -> Iterator[None]:
     with only_process_in(folder, "give this run a folder of its own: --run_name=NAME"):
-        for path in folder.iterdir():
-            if _HALF_WRITTEN.match(path.name):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_half_written(folder)
         yield
+
+
+def remove_half_written(folder: Path) -> None:
+    """Removes what a process that was killed had begun to write; to be called by the one that is at work there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _HALF_WRITTEN.match(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def tidy(folder: Path) -> None:

@@ -22,6 +22,7 @@ from recbole_soft.reporting.comparison_formats import terminal
 from recbole_soft.reporting.html.page import write_page
 from recbole_soft.reporting.methods import Method
 from recbole_soft.reporting.summaries import Summary, write_summary
+from recbole_soft.run_folders import remove_half_written
 
 EXAMPLE = "python run_recbole_soft.py benchmark --config=properties/recipe/quick.yaml"
 HELP = f"""Runs a recipe: models, data sets and seeds, each cell once, and prints the table with its tests.
@@ -138,6 +139,7 @@ def _show_table(recipe: Recipe, benchmark: Benchmark, failed: Sequence[Cell], ou
         notes.setdefault(cell.dataset, []).append(f"missing: {cell.name}")
     summary = Summary(methods, recipe.metrics, _baseline(recipe, methods), notes)
     comparison = summary.compared()
+    remove_half_written(output)
     files = [*write_tables(output, comparison), write_summary(output, summary) / "summary.json",
              write_page(output / "report.html", comparison, f"Benchmark {recipe.name}")]
     sys.stdout.write(terminal(comparison) + "\n" + "\n".join(map(str, files)) + "\n")

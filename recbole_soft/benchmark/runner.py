@@ -24,6 +24,7 @@ from recbole_soft.registry import is_llm_name, split_name
 from recbole_soft.reporting.record import RECORD_FILE
 from recbole_soft.reporting.records import RunRecord
 from recbole_soft.resuming.locks import only_process_in
+from recbole_soft.run_folders import remove_half_written
 
 TIMES_FILE = "times.json"
 
@@ -137,6 +138,7 @@ class Benchmark:
         progress = Progress(self.cells)
         make_folder(self.work, "checkpoint_dir")
         with only_process_in(self.work, "give this one another --checkpoint_dir"):
+            remove_half_written(self.work)
             for number, cell in enumerate(self.cells):
                 if self._settled(cell, progress):
                     continue

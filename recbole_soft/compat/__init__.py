@@ -34,6 +34,7 @@ SHIMS: tuple[str, ...] = (
     "flops_guard",
     "plain_strings",
     "pickled_caches",
+    "yaml_loader",
 )
 
 _was_needed: dict[str, bool] = {}

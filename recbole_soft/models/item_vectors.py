@@ -153,8 +153,10 @@ def _item_table(model: nn.Module, count: int) -> Tensor:
 def _own_random_state(config) -> Iterator[None]:
     """Puts all random states back: a run that trains the recommender goes on like one that finds it."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        init_seed(config["seed"], config["reproducibility"])
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
+    try:
+        with torch.random.fork_rng():
+            init_seed(config["seed"], config["reproducibility"])
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

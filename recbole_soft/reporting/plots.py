@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recbole_soft.errors import UserError
+from recbole_soft.artifacts import make_folder
+from recbole_soft.errors import UserError, nearest
 
 INK, TAU, DISTANCE = "#333333", "#0b6e99", "#c4581b"
 
@@ -19,25 +20,28 @@ def plot_curriculum(record: Mapping[str, Any], path: Path) -> Path:
         path: file to write; its ending decides the format (png, svg, pdf).
 
     Raises:
-        UserError: matplotlib is missing, or no stage of the run has a tau.
+        UserError: matplotlib is missing, no stage of the run has a tau, or the file cannot be written in this format.
     """
     try:
-        import matplotlib
+        # Not pyplot: it keeps every figure until it is closed, and chooses a window system for the whole process.
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("plots need matplotlib", remedy='pip install "recbole_soft[plots]"') from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = [row for row in record["curves"] if row.get("tau") is not None]
     if not rows:
         raise UserError("this run has no stage with a tau", where=str(record.get("model")),
                         remedy="plot a run of a SOFT strategy")
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    form = path.suffix.removeprefix(".")
+    if form not in (known := figure.canvas.get_supported_filetypes()):
+        raise UserError(f"there is no picture format '{form}'", where=str(path),
+                        remedy=f"{nearest(form, known)} For example: --out=curriculum.png")
+    left, right = figure.subplots(1, 2)
     _draw_schedule(left, rows)
     _draw_losses(right, record["curves"])
     figure.suptitle(f"{record['model']} on {record['dataset']}, seed {record['seed']}", color=INK, fontsize=11)
+    make_folder(path.parent, "out")
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
     return path
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_soft.artifacts import disk_errors, make_folder, read_json, write_text
+from recbole_soft.artifacts import disk_errors, in_place_of, make_folder, read_json, write_text
 from recbole_soft.reporting.comparison import SHOWN, Comparison, compare_methods
 from recbole_soft.reporting.methods import Method
 from recbole_soft.reporting.record import plain
@@ -80,8 +80,9 @@ def write_summary(folder: Path, summary: Summary) -> Path:
                     for method in methods],
         "common": plain({key: value for key, value in common.items() if key not in _PATHS}), "runs": entries,
     }
-    with disk_errors(folder / RANKS_FILE):
-        np.savez_compressed(folder / RANKS_FILE, **arrays)
+    ranks = folder / RANKS_FILE
+    with disk_errors(ranks), in_place_of(ranks) as unfinished, unfinished.open("xb") as file:
+        np.savez_compressed(file, **arrays)
     write_text(folder / SUMMARY_FILE, _json(content))
     return folder
 

@@ -217,6 +217,18 @@ def test_a_second_benchmark_in_the_same_folder_is_refused(benchmark, tmp_path):
     assert code == 2 and "another process is at work in this folder" in err and str(work) in err
 
 
+def test_what_a_killed_benchmark_had_begun_to_write_goes_with_the_next(benchmark, tmp_path):
+    """A kill between writing and renaming leaves a hidden file, in the table's folder or the benchmark's own."""
+    halves = [tmp_path / "out" / ".table.txt.0123456789ab",
+              tmp_path / "saved" / "benchmark" / "mine" / ".times.json.ba9876543210"]
+    for half in halves:
+        half.parent.mkdir(parents=True)
+        half.write_text("half of")
+    (tmp_path / "out" / ".mine").write_text("not ours")
+    assert benchmark(models=["Pop"], seeds=[1])[0] == 0
+    assert not any(half.exists() for half in halves) and (tmp_path / "out" / ".mine").exists()
+
+
 def test_lenders_need_the_same_sft_settings(tmp_path, toy_path, stand_in):
     models = [{"model": "BIGRec_SFT", "settings": {"lora_r": 4, "tuning": "lora"}}, "BIGRec_SOFT", "BIGRec_ICL",
               {"model": "BIGRec_SDPO", "settings": {"lora_r": 4, "tuning": "lora"}}, "LLaRA_SOFT"]

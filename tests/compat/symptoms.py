@@ -47,6 +47,18 @@ def make_a_config() -> str:
     return Config(model="BPR", dataset="ml-100k")["model"]
 
 
+def read_yaml_after_two_configs() -> str:
+    import yaml
+    from recbole.config import Config
+
+    Config(model="BPR", dataset="ml-100k")
+    rules = len(yaml.FullLoader.yaml_implicit_resolvers["1"])
+    config = [Config(model="BPR", dataset="ml-100k") for _ in range(2)][1]
+    new = len(yaml.FullLoader.yaml_implicit_resolvers["1"]) - rules
+    number = yaml.load("1e5", Loader=config.yaml_loader)  # noqa: S506  (what RecBole reads its own files with)
+    return f"{new} new rules, RecBole reads {number!r}"
+
+
 def build_graph() -> str:
     import numpy as np
     from recbole.model.general_recommender.lightgcn import LightGCN
@@ -276,4 +288,5 @@ SYMPTOMS: dict[str, tuple[Callable[[], str], ...]] = {
     "flops_guard": (count_operations_of_a_large_model,),
     "plain_strings": (set_a_calculation, search_among_calculations, name_a_teacher),
     "pickled_caches": (find_pickled_caches, load_pickled_array),
+    "yaml_loader": (read_yaml_after_two_configs,),
 }

@@ -102,6 +102,12 @@ EXPECTED: dict[str, dict[str, tuple[str, str]]] = {
             "[1.0, 1.0], Object arrays cannot be loaded when allow_pickle=False",
         ),
     },
+    "yaml_loader": {
+        "read_yaml_after_two_configs": (
+            "2 new rules, RecBole reads 100000.0",
+            "0 new rules, RecBole reads 100000.0",
+        ),
+    },
 }
 CASES = [(shim, symptom) for shim, symptoms in EXPECTED.items() for symptom in symptoms]
 

@@ -20,7 +20,7 @@ from recbole_soft.resuming.checkpoints import Checkpoints
 from recbole_soft.run import run_recbole_soft
 from recbole_soft.trainer.llm_trainer import LLMTrainer
 from tests.integration.conftest import words_of
-from tests.resume_harness import TIMES
+from tests.resume_jobs import TIMES
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,11 +61,11 @@ def weights(result: dict) -> dict[str, bytes]:
 
 
 def test_short_form_of_the_harness():
-    """Five kills at random moments of SOFT and SASRec, compared with runs that nobody kills."""
-    done = subprocess.run([sys.executable, "-m", "tests.resume_harness", "--kills=5", "--seed=3",
-                           "--jobs=soft,sasrec"], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    """Kills at random moments of SOFT, SASRec and the preparation of data, compared with what nobody kills."""
+    done = subprocess.run([sys.executable, "-m", "tests.resume_harness", "--kills=7", "--seed=3",
+                           "--jobs=soft,sasrec,prepare"], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 kills" in done.stdout and "all with the same numbers" in done.stdout and "DIFFERS" not in done.stdout
+    assert "7 kills" in done.stdout and "all with the same numbers" in done.stdout and "DIFFERS" not in done.stdout
 
 
 LLM = {"tuning": "lora", "lora_dropout": 0.1, "learning_rate": 3e-3, "checkpoint_seconds": 0, "num_beams": 1,
