@@ -31,7 +31,7 @@ $(VENV)/.ready: setup.py requirements/tested.txt
 	$(BIN)/python -m pip install --quiet $(PINNED) -e .
 	touch $@
 $(VENV)/.ready-test: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet $(PINNED) -e ".[test,quant,tune]"
+	$(BIN)/python -m pip install --quiet $(PINNED) -e ".[test,quant,tune,prep]"
 	touch $@
 $(VENV)/.ready-audit: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet $(PINNED) pip-audit

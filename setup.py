@@ -41,6 +41,7 @@ setup(
     ],
     extras_require={
         "quant": ["bitsandbytes>=0.45"],
+        "prep": ["polars>=2.1,<3"],
         "plots": ["matplotlib>=3.7"],
         "demo": ["gradio>=6,<7"],
         "tune": ["optuna>=5,<6"],

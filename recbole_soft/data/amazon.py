@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import pandas as pd
 
 from recbole_soft.data.manifest import PAPER_K, PUBLISHED_SIZES, DataSize, Manifest, size_warning
+from recbole_soft.data.prep_engine import PrepEngine, make_engine
 from recbole_soft.data.raw_files import RawFile
 from recbole_soft.data.raw_metadata import Metadata, read_metadata
 from recbole_soft.data.raw_ratings import Ratings, read_ratings
+from recbole_soft.data.repeats import repeated_rows
 from recbole_soft.errors import DataError, SettingError
 from recbole_soft.resuming.locks import only_process_in
 
-ROWS_PER_WRITE = 200_000
 UNKNOWN_SHARE_TO_WARN = 0.05
 INTERACTION_HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 ITEM_HEADER = "item_id:token\ttitle:token\tcategory:token\n"
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 def prepare_amazon(
     ratings: Path, metadata: Path, out_dir: Path, name: str,
-    *, k_core: int | None = None, progress: bool = True,
+    *, k_core: int | None = None, progress: bool = True, engine: str = "auto",
 ) -> Manifest:
     """Writes `name.inter`, `name.item` and `name.manifest.json` into `out_dir/name`; logs warnings.
 
@@ -47,22 +47,25 @@ def prepare_amazon(
         name: name of the data set; `game`, `movie` and `kindle` are compared with the paper's sizes.
         k_core: write only the iterative k-core; None writes all (RecBole's interval settings apply it later).
         progress: show a bar per file on a terminal.
+        engine: `pandas`, `polars` (the extra `prep`), or `auto` for polars where it is installed; same files.
 
     Raises:
         DataError: an input that is missing or holds nothing usable, or an output that cannot be written.
-        SettingError: a name that is no folder name, or a `k_core` under 1.
+        SettingError: a name that is no folder name, a `k_core` under 1, or an engine that is not there.
     """
     _check_settings(name, k_core)
+    tables = make_engine(engine)
     folder = _output_folder(Path(out_dir), name)
     ratings_file, metadata_file = RawFile(ratings, "ratings file"), RawFile(metadata, "metadata file")
     items = read_metadata(metadata_file, progress)
-    table = read_ratings(ratings_file, items, progress)
+    table = read_ratings(ratings_file, items, tables, progress)
 
     dropped = {
         "interactions with items without title": table.untitled_items,
         "interactions with items not in the metadata": table.unknown_items,
     }
-    table = _keep(table, ~_is_repeated(table), "exact duplicate interactions", dropped)
+    repeated = repeated_rows(table.users, table.items, table.ratings, table.timestamps)
+    table = _keep(table, ~repeated, "exact duplicate interactions", dropped)
     in_ten_core = k_core_mask(table.users, table.items, PAPER_K)
     ten_core = _size(table.users[in_ten_core], table.items[in_ten_core])
     if k_core is not None:
@@ -82,10 +85,10 @@ def prepare_amazon(
         formats={"metadata_edition": items.edition, "ratings_columns": table.order,
                  "ratings_header": table.has_header, "timestamp_unit": table.unit},
         dropped=dropped, written=written, k_core=k_core,
-        ten_core=ten_core, published=PUBLISHED_SIZES.get(name),
+        engine=tables.name, ten_core=ten_core, published=PUBLISHED_SIZES.get(name),
         warnings=_warnings(name, ratings_file, metadata_file, table, ten_core),
     )
-    _write(folder, name, table, items, manifest)
+    _write(folder, name, table, items, manifest, tables)
     for warning in manifest.warnings:
         logger.warning("%s", warning)
     return manifest
@@ -139,12 +142,6 @@ def _keep(table: Ratings, mask: np.ndarray, reason: str, dropped: dict[str, int]
     return table.keep(mask)
 
 
-def _is_repeated(table: Ratings) -> np.ndarray:
-    """[rows] bool: rows equal in all four columns to an earlier one."""
-    columns = (table.users, table.items, table.ratings, table.timestamps)
-    return pd.DataFrame(dict(enumerate(columns)), copy=False).duplicated().to_numpy()
-
-
 def _size(users: np.ndarray, items: np.ndarray) -> DataSize:
     # Numbers from 0 are counted faster than they are sorted or hashed.
     n_users, n_items = (int(np.count_nonzero(np.bincount(numbers))) for numbers in (users, items))
@@ -169,7 +166,9 @@ def _warnings(
     return [*found, mismatch] if mismatch else found
 
 
-def _write(folder: Path, name: str, table: Ratings, items: Metadata, manifest: Manifest) -> None:
+def _write(
+    folder: Path, name: str, table: Ratings, items: Metadata, manifest: Manifest, engine: PrepEngine
+) -> None:
     try:
         # The interactions come last: where NAME.inter stands, the data set is complete.
         with (
@@ -180,7 +179,7 @@ def _write(folder: Path, name: str, table: Ratings, items: Metadata, manifest: M
         ):
             _write_items(item_file, table, items)
             manifest_file.write(manifest.to_json())
-            _write_interactions(inter_file, table, items)
+            _write_interactions(inter_file, table, items, engine)
     except OSError as error:
         raise DataError(f"the data set cannot be written: {error.strerror}", where=str(folder),
                         remedy="free some disk space or give another folder with --out") from error
@@ -195,27 +194,9 @@ def _write_items(file: TextIO, table: Ratings, items: Metadata) -> None:
             file.write(f"{item_id}\t{items.titles[row]}\t{items.categories[row]}\n")
 
 
-def _write_interactions(file: TextIO, table: Ratings, items: Metadata) -> None:
-    item_ids = list(items.row_of)
-    whole_times = bool((table.timestamps == np.floor(table.timestamps)).all())
+def _write_interactions(file: TextIO, table: Ratings, items: Metadata, engine: PrepEngine) -> None:
     file.write(INTERACTION_HEADER)
-    for start in range(0, len(table.users), ROWS_PER_WRITE):
-        rows = slice(start, start + ROWS_PER_WRITE)
-        times = table.timestamps[rows]
-        columns = (
-            [table.user_ids[user] for user in table.users[rows].tolist()],
-            [item_ids[item] for item in table.items[rows].tolist()],
-            _as_text(table.ratings[rows]),
-            map(str, (times.astype(np.int64) if whole_times else times).tolist()),
-        )
-        file.write("\n".join(map("\t".join, zip(*columns, strict=True))) + "\n")
-
-
-def _as_text(ratings: np.ndarray) -> list[str]:
-    """Shortest text of float32 numbers (4.3, not 4.300000190734863); few are distinct."""
-    distinct, position = np.unique(ratings, return_inverse=True)
-    texts = [str(value) for value in distinct]
-    return [texts[index] for index in position.tolist()]
+    engine.write(file, table, list(items.row_of))
 
 
 @contextmanager

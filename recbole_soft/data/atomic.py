@@ -7,9 +7,10 @@ Knows nothing of users, items or settings.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import repeat
 from pathlib import Path
 
@@ -17,6 +18,10 @@ import numpy as np
 import pandas as pd
 
 from recbole_soft.errors import DataError, nearest
+
+PIECE_ROWS = 1 << 19
+BLOCK_BYTES = 1 << 23
+NEWLINE, CARRIAGE_RETURN = b"\n"[0], b"\r"[0]
 
 
 def read_atomic(path: Path, columns: list[str], separator: str = "\t", encoding: str = "utf-8") -> pd.DataFrame:
@@ -29,16 +34,45 @@ def read_atomic(path: Path, columns: list[str], separator: str = "\t", encoding:
     Raises:
         DataError: no header, a missing column, a row with too many or too few cells, or bytes that are no text.
     """
+    pieces = list(_pieces(path, columns, separator, encoding, dtype=str))
+    return pieces[0][columns] if pieces else pd.DataFrame({name: pd.Series(dtype=str) for name in columns})
+
+
+def read_atomic_in_pieces(
+    path: Path, columns: list[str], separator: str = "\t", encoding: str = "utf-8",
+    types: Mapping[str, type] | None = None, rows: int = PIECE_ROWS,
+) -> Iterator[pd.DataFrame]:
+    """The same some rows after the others; the index goes on from piece to piece.
+
+    Args:
+        types: by name of a column; the others are Python's texts.
+
+    Raises:
+        DataError: as `read_atomic`.
+        ValueError: a cell is not of its type.
+    """
+    dtype = dict.fromkeys(columns, object) | dict(types or {})
+    for piece in _pieces(path, columns, separator, encoding, dtype=dtype, chunksize=rows):
+        yield piece[columns]
+
+
+def _pieces(path: Path, columns: list[str], separator: str, encoding: str, **options) -> Iterator[pd.DataFrame]:
+    """What pandas reads with these options; a single piece where no `chunksize` is among them."""
     header = _read_header(path, separator, encoding)
     require_columns(path, dict.fromkeys(columns, ""), separator, encoding)
     try:
         _check_cells(path, len(header), separator, encoding)
-        frame = pd.read_csv(
-            path, **_separated_by(separator), header=None, skiprows=1, names=list(header), usecols=columns, dtype=str,
-            index_col=False, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding=_plain(encoding),
+        found = pd.read_csv(
+            path, **_separated_by(separator), header=None, skiprows=1, names=list(header), usecols=columns,
+            index_col=False, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding=_plain(encoding), **options,
         )
+        if isinstance(found, pd.DataFrame):
+            yield found
+            return
+        with found:
+            yield from found
     except pd.errors.EmptyDataError:
-        return pd.DataFrame({name: pd.Series(dtype=str) for name in columns})
+        return
     except UnicodeDecodeError as error:
         raise _no_text(path, encoding, error) from error
     except pd.errors.ParserError as error:
@@ -46,7 +80,6 @@ def read_atomic(path: Path, columns: list[str], separator: str = "\t", encoding:
             f"the file cannot be read: {str(error).strip()}", where=str(path),
             remedy=f"every line needs {len(header)} cells separated by {separator!r}, in {encoding}",
         ) from error
-    return frame[columns]
 
 
 def require_columns(path: Path, setting_of: Mapping[str, str], separator: str = "\t", encoding: str = "utf-8") -> None:
@@ -78,15 +111,25 @@ def to_numbers(column: pd.Series, path: Path) -> pd.Series:
     Raises:
         DataError: a cell that is no finite number, with its line.
     """
-    numbers = pd.to_numeric(column, errors="coerce")
-    bad = ~np.isfinite(numbers.to_numpy("float64"))
+    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    bad = ~np.isfinite(numbers.to_numpy())
     if bad.any():
         row = int(bad.argmax())
-        raise DataError(
-            f"'{column.iloc[row]}' in column '{column.name}' is not a finite number ({int(bad.sum())} such rows)",
-            where=f"{path}, line {column.index[row] + 2}", remedy="give every row a number, or drop the row",
-        )
-    return numbers.astype("float64")
+        raise no_number(column.name, column.iloc[row], int(column.index[row]), int(bad.sum()), path)
+    return numbers
+
+
+def no_number(column: str, text: str, row: int, count: int, path: Path) -> DataError:
+    """The error for `count` cells of a column that are no finite number, the first being `text` in a row (from 0)."""
+    return DataError(f"'{text}' in column '{column}' is not a finite number ({count} such rows)",
+                     where=f"{path}, line {row + 2}", remedy="give every row a number, or drop the row")
+
+
+def is_plain(path: Path, separator: str = "\t", encoding: str = "utf-8") -> bool:
+    """Whether a file surely has even lines, each ended by a newline, in UTF-8 without a byte-order mark."""
+    header = _read_header(path, separator, encoding)
+    with open(path, "rb") as file:
+        return file.read(3) != codecs.BOM_UTF8 and _has_even_lines(path, len(header), separator, encoding)
 
 
 def _separated_by(separator: str) -> dict[str, str]:
@@ -129,6 +172,8 @@ def _check_cells(path: Path, cells: int, separator: str, encoding: str) -> None:
 
     pandas would cut such a line or fill it up, and the item would go by another title.
     """
+    if _has_even_lines(path, cells, separator, encoding):
+        return
     with open(path, encoding=_plain(encoding)) as file:
         if set(map(str.count, file, repeat(separator))) <= {cells - 1}:
             return
@@ -141,6 +186,28 @@ def _check_cells(path: Path, cells: int, separator: str, encoding: str) -> None:
                     where=f"{path}, line {number}: {line.strip()[:80]}",
                     remedy="take the tab or line break out of the text, or drop all such lines: "
                            f"awk -F'{typed}' 'NF=={cells}' {path.name} > mended && mv mended {path.name}")
+
+
+def _has_even_lines(path: Path, cells: int, separator: str, encoding: str) -> bool:
+    """Whether all lines surely have that many cells: a look at bytes, several times faster than lines of text.
+
+    Separators and line ends have to take turns in one pattern. What is not so plain (blank lines, carriage returns,
+    other encodings, a last line that has no end) is for the slower check to say.
+    """
+    if _plain(encoding) != "utf-8-sig" or len(separator) != 1 or not separator.isascii():
+        return False
+    pattern = np.array([ord(separator)] * (cells - 1) + [NEWLINE], dtype=np.uint8)
+    place = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            bytes_ = np.frombuffer(block, dtype=np.uint8)
+            if (bytes_ == CARRIAGE_RETURN).any():
+                return False
+            marks = bytes_[(bytes_ == ord(separator)) | (bytes_ == NEWLINE)]
+            if (marks != np.resize(np.roll(pattern, -place), len(marks))).any():
+                return False
+            place = (place + len(marks)) % cells
+    return place == 0
 
 
 def _no_text(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:

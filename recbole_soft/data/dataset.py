@@ -2,8 +2,8 @@
 
 What differs from `SequentialDataset`, and why: titles are read by our own reader (RecBole's loses some),
 time is kept as an order (RecBole rounds it to 128 s), items of equal title are one item, windows are the
-paper's, and validation and test are the same sampled windows for every method. Filtering, id mapping,
-ordering and splitting stay RecBole's.
+paper's, and validation and test are the same sampled windows for every method. Filtering, id mapping
+and splitting follow RecBole's rules, on whole arrays where the settings allow it (`quick_loading.py`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
-from recbole_soft.data.atomic import columns_of, read_atomic, require_columns, to_numbers
+from recbole_soft.data.atomic import columns_of, require_columns
 from recbole_soft.data.catalog import Catalog, ItemColumns, merge_equal_titles, read_item_table
+from recbole_soft.data.interactions import InteractionColumns, is_repeated, read_interactions, replaced
+from recbole_soft.data.quick_loading import QuickLoading, rows_of
 from recbole_soft.data.sources import find_dataset
-from recbole_soft.data.windows import first_positions, history_matrix, make_windows, sample_rows
+from recbole_soft.data.windows import Windows, first_positions, history_matrix, make_windows, sample_rows
 from recbole_soft.errors import DataError, SettingError
 
 WINDOW_FIELD = "window_id"
 SPLITS = ("train", "valid", "test")
 PADDING = "[PAD]"
+EXACT_IN_FLOAT32 = 2**24
+ROWS_PER_HASH = 1 << 16
 
 
-class SoftDataset(SequentialDataset):
+class SoftDataset(QuickLoading, SequentialDataset):
     """Windows, catalogue and splits of one data set.
 
     Attributes:
@@ -66,17 +70,15 @@ class SoftDataset(SequentialDataset):
         layout = self.config["field_separator"] or "\t", self.config["encoding"] or "utf-8"
         settings = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
         require_columns(path, dict(zip(fields, settings, strict=True)), *layout)
-        frame = read_atomic(path, fields, *layout)
-        self.counts["rows"] = len(frame)
-        frame = frame[(frame[self.uid_field] != "") & (frame[self.iid_field] != "")]
+        frame, self.counts["rows"] = read_interactions(path, InteractionColumns(*fields), *layout,
+                                                       as_text=not self.reads_numbers())
         self.counts["without_id"] = self.counts["rows"] - len(frame)
         if frame.empty:
             raise DataError("there are no interactions", where=str(path),
                             remedy="below the first line, each line is one interaction: user, item, time")
-        frame[self.time_field] = to_numbers(frame[self.time_field], path)
-        distinct = frame.drop_duplicates()
+        distinct = frame[~is_repeated(frame)]
         self.counts["duplicates"] = len(frame) - len(distinct)
-        self.inter_feat = distinct.sort_values(self.time_field, kind="stable").reset_index(drop=True)
+        self.inter_feat = distinct.sort_values(self.time_field, kind="stable", ignore_index=True)
         for field, kind in zip(fields, (FeatureType.TOKEN, FeatureType.TOKEN, FeatureType.FLOAT), strict=True):
             self.set_field_property(field, kind, FeatureSource.INTERACTION, 1)
         self.field2source[self.uid_field] = FeatureSource.USER_ID
@@ -114,14 +116,15 @@ class SoftDataset(SequentialDataset):
         if self.inter_feat.empty:
             raise self._nothing_left()
         if self._item_table is not None and self.config["duplicate_titles"] == "merge":
-            tokens = self.inter_feat[self.iid_field]
-            merged = merge_equal_titles(tokens, self._item_table.loc[tokens.unique()])
-            self.counts["items_merged"] = tokens.nunique() - merged.nunique()
-            self.inter_feat[self.iid_field] = merged
+            tokens = pd.Series(self.inter_feat[self.iid_field].unique(), dtype=object)
+            merged = merge_equal_titles(tokens, self._item_table.loc[tokens])
+            self.counts["items_merged"] = len(tokens) - merged.nunique()
+            self.inter_feat[self.iid_field] = replaced(self.inter_feat[self.iid_field], tokens, merged)
         if self.item_feat is not None:
             kept = self.item_feat[self.iid_field].isin(self.inter_feat[self.iid_field])
             self.item_feat = self.item_feat[kept].reset_index(drop=True)
-        # An order instead of seconds: exact in RecBole's float32 up to 16.7 million interactions.
+        # An order instead of seconds: exact in RecBole's float32 up to 16.7 million interactions. Beyond, neighbours
+        # share a number there; windows are cut and put in order by rows all the same, not by that number.
         self.inter_feat[self.time_field] = np.arange(len(self.inter_feat), dtype=np.float64)
 
     def _drop_untitled_items(self) -> None:
@@ -158,28 +161,39 @@ class SoftDataset(SequentialDataset):
 
     # ---- windows ---------------------------------------------------------------------------------
     def data_augmentation(self) -> None:
-        """Replaces RecBole's prefixes by the protocol's windows."""
+        """Replaces RecBole's prefixes by the protocol's windows, in the order of their targets in time.
+
+        A window's history is a stretch of `sequence_items`; only what is kept of a split is written out.
+        """
         self._aug_presets()
         self.set_field_property(WINDOW_FIELD, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
-        self.sort(by=[self.uid_field, self.time_field], ascending=True)
-        users = self.inter_feat[self.uid_field].numpy()
-        items = self.inter_feat[self.iid_field].numpy()
-        times = self.inter_feat[self.time_field].numpy()
+        order = np.argsort(self.inter_feat[self.uid_field].numpy(), kind="stable")
+        users, items = (self.inter_feat[field].numpy()[order] for field in (self.uid_field, self.iid_field))
+        # Rows are in the order of time.
+        times = order.astype(np.float32 if len(order) <= EXACT_IN_FLOAT32 else np.float64)
         self.sequence_users, self.sequence_items, self.sequence_times = users, items, times
         self._user_start = first_positions(users)
         windows = make_windows(users, self.max_item_list_len, self.config["window"])
         if not len(windows):
             raise DataError("no user has two interactions, so there is no window", where=self.dataset_path,
                             remedy="use more data, or check that the column of users holds users (USER_ID_FIELD)")
-        width = self.max_item_list_len
-        rows = self.inter_feat[windows.target]
-        rows.update(Interaction({
-            getattr(self, f"{self.iid_field}_list_field"): torch.from_numpy(history_matrix(items, windows, width)),
-            getattr(self, f"{self.time_field}_list_field"): torch.from_numpy(history_matrix(times, windows, width)),
-            self.item_list_length_field: torch.from_numpy(windows.lengths),
-            WINDOW_FIELD: torch.from_numpy(windows.target),
-        }))
-        self.inter_feat = rows
+        in_time = np.argsort(order[windows.target])
+        target, lengths = windows.target[in_time], windows.lengths[in_time]
+        columns = {self.uid_field: users[target], self.iid_field: items[target],
+                   self.time_field: times[target].astype(np.float32), self.item_list_length_field: lengths,
+                   WINDOW_FIELD: target}
+        self.inter_feat = Interaction({name: torch.from_numpy(column) for name, column in columns.items()})
+
+    def _write_histories(self) -> None:
+        """Adds the padded histories to the table of windows, as RecBole's loaders and models want them."""
+        columns = dict(self.inter_feat.interaction)
+        lengths, target = (columns.pop(name) for name in (self.item_list_length_field, WINDOW_FIELD))
+        windows = Windows((target - lengths).numpy(), target.numpy())
+        times = self.sequence_times.astype(np.float32, copy=False)
+        for field, values in ((self.iid_field, self.sequence_items), (self.time_field, times)):
+            columns[getattr(self, f"{field}_list_field")] = torch.from_numpy(
+                history_matrix(values, windows, self.max_item_list_len))
+        self.inter_feat = Interaction(columns | {self.item_list_length_field: lengths, WINDOW_FIELD: target})
 
     def build(self) -> list[SoftDataset]:
         """Training, validation and test windows, split by RecBole, then sampled."""
@@ -197,6 +211,7 @@ class SoftDataset(SequentialDataset):
         for name, split in zip(SPLITS, splits, strict=True):
             self.counts[f"{name}_windows"] = len(split)
             split._keep_sample(name)
+            split._write_histories()
             self.counts[f"{name}_sampled"] = len(split)
         return splits
 
@@ -213,7 +228,7 @@ class SoftDataset(SequentialDataset):
             raise DataError(f"{key}={size}, but there are only {available} {name} windows", where=self.dataset_path,
                             remedy=f"--{key}=full, or a number up to {available}")
         rows = sample_rows(available, int(size), self.config["sample_seed"])
-        self.inter_feat = self.inter_feat[rows]
+        self.inter_feat = rows_of(self.inter_feat, rows)
 
     # ---- what others ask -------------------------------------------------------------------------
     def items_before(self, window_ids: np.ndarray) -> list[np.ndarray]:
@@ -246,11 +261,10 @@ class SoftDataset(SequentialDataset):
         What the user did later is the business of other splits: training must not even avoid it.
         """
         users, targets = self.inter_feat[self.uid_field].numpy(), self.inter_feat[WINDOW_FIELD].numpy()
-        latest: dict[int, int] = {}
-        for user, target in zip(users.tolist(), targets.tolist(), strict=True):
-            latest[user] = max(target, latest.get(user, target))
-        shown = {user: np.unique(self.sequence_items[self._user_start[target]: target + 1])
-                 for user, target in latest.items()}
+        latest = np.zeros(self.user_num, dtype=np.int64)
+        np.maximum.at(latest, users, targets)
+        shown = {user: np.unique(self.sequence_items[self._user_start[latest[user]]: latest[user] + 1])
+                 for user in np.unique(users).tolist()}
         return [shown[user] for user in users.tolist()]
 
     def sequences_fingerprint(self) -> str:
@@ -270,11 +284,13 @@ class SoftDataset(SequentialDataset):
 
     def fingerprint(self) -> str:
         """Hash of the windows of this split in terms of tokens, so that it does not depend on id mapping."""
-        tokens = np.asarray(self.field2id_token[self.iid_field])
-        users = np.asarray(self.field2id_token[self.uid_field])
+        tokens = np.array(self.field2id_token[self.iid_field].tolist(), dtype=object)
+        users = np.array(self.field2id_token[self.uid_field].tolist(), dtype=object)
         digest = hashlib.sha256()
-        histories = self.inter_feat[getattr(self, f"{self.iid_field}_list_field")].numpy()
-        for user, history, target in zip(users[self.inter_feat[self.uid_field].numpy()], tokens[histories],
-                                         tokens[self.inter_feat[self.iid_field].numpy()], strict=True):
-            digest.update("\t".join([user, *history, target]).encode() + b"\n")
+        columns = [self.inter_feat[field].numpy() for field in (
+            self.uid_field, getattr(self, f"{self.iid_field}_list_field"), self.iid_field)]
+        for first in range(0, len(self), ROWS_PER_HASH):
+            user, history, target = (column[first: first + ROWS_PER_HASH] for column in columns)
+            rows = np.column_stack([users[user], tokens[history], tokens[target]]).tolist()
+            digest.update(("\n".join(map("\t".join, rows)) + "\n").encode())
         return digest.hexdigest()[:16]

@@ -45,6 +45,7 @@ class Manifest:
         written: size of what was written.
         k_core: the k-core applied to what was written, None for none.
         ten_core: size after the iterative 10-core.
+        engine: what read and wrote the rows, `pandas` or `polars`; the files do not depend on it.
         published: size in the paper after the 10-core, for its data sets.
         warnings: what the user should look at, one sentence each.
     """
@@ -57,6 +58,7 @@ class Manifest:
     written: DataSize
     k_core: int | None
     ten_core: DataSize
+    engine: str = "pandas"
     published: DataSize | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -78,6 +80,7 @@ class Manifest:
                 lines = ", ".join(map(str, file["first_bad_line_numbers"][reason]))
                 rows.append(("", f"  {count:,} x {reason}: line {lines}"))
         rows += [(key.replace("_", " "), str(value)) for key, value in self.formats.items()]
+        rows.append(("engine", self.engine))
         rows += [(f"dropped: {reason}", f"{count:,}") for reason, count in self.dropped.items() if count]
         rows.append((f"written ({self.k_core}-core)" if self.k_core else "written", str(self.written)))
         rows.append((f"after {PAPER_K}-core", str(self.ten_core)))

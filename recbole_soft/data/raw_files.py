@@ -126,7 +126,7 @@ class RawFile:
         """
         line_number = 1
         carried: list[bytes] = []
-        for piece in self._pieces(progress):
+        for piece in _joined(self._pieces(progress)):
             cut = piece.rfind(b"\n") + 1
             if cut == 0:
                 carried.append(piece)
@@ -179,6 +179,18 @@ class RawFile:
             yield rest
         if not decoder.eof:
             self.damage = "the gzip data is truncated; download the file again to have all of it"
+
+
+def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Pieces of at least `BLOCK_BYTES` but for the last: what a part of a gzip unpacks to is small."""
+    waiting: list[bytes] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(map(len, waiting)) >= BLOCK_BYTES:
+            yield b"".join(waiting)
+            waiting.clear()
+    if waiting:
+        yield b"".join(waiting)
 
 
 def well_formed_lines(

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from recbole_soft.data.raw_files import UNDECODABLE, RawFile, no_usable_line
@@ -92,6 +93,9 @@ def clean_cell(text: str) -> str:
     return _CELL_BREAKS.sub(" ", text).strip()
 
 
+_clean_name = lru_cache(maxsize=1 << 16)(clean_cell)  # few categories, again and again
+
+
 def is_usable_id(identifier: str) -> bool:
     """Whether an id is not empty and free of white space and control characters."""
     return identifier.isprintable() and identifier.split() == [identifier]
@@ -143,7 +147,7 @@ def _category_path(record: dict[str, Any]) -> str:
         path = path[0]
     if isinstance(path, str):
         path = [path]
-    names = [clean_cell(name) for name in path if isinstance(name, str)] if isinstance(path, list) else []
+    names = [_clean_name(name) for name in path if isinstance(name, str)] if isinstance(path, list) else []
     names = [name for name in names if name]
     if not names:
         general = record.get("main_category") or record.get("main_cat")

@@ -1,19 +1,18 @@
 """Interactions out of Amazon's comma-separated ratings files of 2014, 2018 and 2023.
 
 Lines are checked by whole blocks in numpy, so that each bad one is known by its number, and the good ones go
-through pandas' C parser. Rows of items without a title are counted and left out at once, which keeps the
-table small. Does not know the k-core nor the output format.
+through the parser of pandas or polars (`prep_engine`). Rows of items without a title are counted and left out at
+once, which keeps the table small. Does not know the k-core nor the output format.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
+from recbole_soft.data.prep_engine import PrepEngine, RatingBlock
 from recbole_soft.data.raw_files import RawFile, no_usable_line, well_formed_lines
 from recbole_soft.data.raw_metadata import Metadata, is_usable_id
 from recbole_soft.errors import DataError
@@ -41,8 +40,7 @@ class Ratings:
     """Interactions with titled items, in file order, with what was left out.
 
     Attributes:
-        user_ids: user id by user number.
-        users: [rows] int32 user numbers.
+        users: [rows] int32 user numbers of the engine that read them.
         items: [rows] int32 rows of the metadata.
         ratings: [rows] float32.
         timestamps: [rows] float64 as in the file; `unit` says what they count.
@@ -52,7 +50,6 @@ class Ratings:
         unknown_items, untitled_items: interactions left out because of their item.
     """
 
-    user_ids: list[str]
     users: np.ndarray
     items: np.ndarray
     ratings: np.ndarray
@@ -78,13 +75,13 @@ class Ratings:
                        timestamps=self.timestamps[mask])
 
 
-def read_ratings(file: RawFile, metadata: Metadata, progress: bool) -> Ratings:
+def read_ratings(file: RawFile, metadata: Metadata, engine: PrepEngine, progress: bool) -> Ratings:
     """Reads a ratings file in one pass; bad lines go into `file.tally`.
 
     Raises:
         DataError: not one usable line, a header without one of the columns, or no item of the metadata.
     """
-    reader = _RatingsReader(file, metadata)
+    reader = _RatingsReader(file, metadata, engine)
     for first_line, block in file.blocks(progress):
         reader.take(first_line, block)
     return reader.finish()
@@ -93,12 +90,11 @@ def read_ratings(file: RawFile, metadata: Metadata, progress: bool) -> Ratings:
 class _RatingsReader:
     """Grows the table block by block."""
 
-    def __init__(self, file: RawFile, metadata: Metadata):
-        self.file, self.tally, self.metadata = file, file.tally, metadata
+    def __init__(self, file: RawFile, metadata: Metadata, engine: PrepEngine):
+        self.file, self.tally, self.metadata, self.engine = file, file.tally, metadata, engine
         self.fields: tuple[str, ...] = ()
         self.has_header = False
-        self.user_numbers: dict[str, int] = {}
-        self.parts: list[tuple[np.ndarray, ...]] = []
+        self.parts: list[list[np.ndarray]] = [[], [], [], []]
         self.usable = self.unknown_items = self.untitled_items = 0
         self.example_item = ""
 
@@ -115,19 +111,18 @@ class _RatingsReader:
         if len(line_numbers) == 0:
             return
         if not self.fields:
-            sample = _parse(block, ("first", "second", "rating", "timestamp"))
-            self.fields = _detected_order(sample, self.metadata)
-        self._add(_parse(block, self.fields), line_numbers)
+            self.fields = _detected_order(block.split(b"\n"), self.metadata)
+        self._add(self.engine.read(block, self.fields), line_numbers)
 
-    def _add(self, frame: pd.DataFrame, line_numbers: np.ndarray) -> None:
-        (users, user_names), (items, item_names) = _distinct(frame["user"]), _distinct(frame["item"])
-        ratings, times = frame["rating"].to_numpy("float64"), frame["timestamp"].to_numpy("float64")
-        item_rows = np.array([self._item_row(item) for item in item_names], dtype=np.int32)[items]
-        user_is_usable = np.array([is_usable_id(user) for user in user_names], dtype=bool)[users]
+    def _add(self, block: RatingBlock, line_numbers: np.ndarray) -> None:
+        ratings, times = block.ratings, block.times
+        rows = map(self.metadata.row_of.get, block.item_names)
+        item_rows = np.array([self._row_without_title(name) if row is None else row
+                              for name, row in zip(block.item_names, rows, strict=True)], dtype=np.int32)[block.items]
 
         bad_number = ~(np.isfinite(ratings) & np.isfinite(times))
         bad_time = ~bad_number & ((times < 0) | (times >= LATEST_TIMESTAMP))
-        bad_id = ~bad_number & ~bad_time & (~user_is_usable | (item_rows == UNUSABLE_ITEM))
+        bad_id = ~bad_number & ~bad_time & (~block.user_is_usable | (item_rows == UNUSABLE_ITEM))
         for reason, bad in ((NOT_A_NUMBER, bad_number), (TIME_OUT_OF_RANGE, bad_time), (BAD_ID, bad_id)):
             self.tally.reject(reason, line_numbers[bad])
 
@@ -136,30 +131,24 @@ class _RatingsReader:
         self.unknown_items += int((usable & (item_rows == UNKNOWN_ITEM)).sum())
         self.untitled_items += int((usable & (item_rows == UNTITLED_ITEM)).sum())
         if not self.example_item and usable.any():
-            self.example_item = item_names[items[usable.argmax()]]
+            self.example_item = block.item_names[block.items[usable.argmax()]]
         kept = usable & (item_rows >= 0)
-        self.parts.append((self._numbers_of_users(users[kept], user_names), item_rows[kept],
-                           ratings[kept].astype(np.float32), times[kept]))
+        columns = (block.users[kept], item_rows[kept], ratings[kept].astype(np.float32), times[kept])
+        for parts, column in zip(self.parts, columns, strict=True):
+            parts.append(column)
 
-    def _item_row(self, item: str) -> int:
-        row = self.metadata.row_of.get(item)
-        if row is not None:
-            return row
+    def _row_without_title(self, item: str) -> int:
         if item in self.metadata.untitled:
             return UNTITLED_ITEM
         return UNKNOWN_ITEM if is_usable_id(item) else UNUSABLE_ITEM
 
-    def _numbers_of_users(self, users: np.ndarray, names: list[str]) -> np.ndarray:
-        """[rows] numbers that hold for the whole file, from positions in the names of one block."""
-        numbers = np.zeros(len(names), dtype=np.int32)
-        for user in np.flatnonzero(np.bincount(users, minlength=len(names))).tolist():
-            numbers[user] = self.user_numbers.setdefault(names[user], len(self.user_numbers))
-        return numbers[users]
-
     def finish(self) -> Ratings:
         if not self.usable:
             raise no_usable_line(self.file, EXPECTED)
-        columns = [np.concatenate(column) for column in zip(*self.parts, strict=True)]
+        columns = []
+        for parts in self.parts:  # one after the other, so that parts and whole are there for one column at a time
+            columns.append(np.concatenate(parts))
+            parts.clear()
         if len(columns[0]) == 0:
             raise DataError(
                 f"no rated item has a title: of {self.usable:,} interactions, {self.unknown_items:,} are "
@@ -167,8 +156,7 @@ class _RatingsReader:
                 where=f"{self.file.path} (taken as {','.join(self.fields)}; an item: {self.example_item})",
                 remedy="give the ratings and the metadata of the same category and edition",
             )
-        return Ratings(list(self.user_numbers), *columns, ",".join(self.fields), self.has_header,
-                       self.unknown_items, self.untitled_items)
+        return Ratings(*columns, ",".join(self.fields), self.has_header, self.unknown_items, self.untitled_items)
 
 
 def _header_fields(line: bytes, file: RawFile) -> tuple[str, ...]:
@@ -193,41 +181,14 @@ def _header_fields(line: bytes, file: RawFile) -> tuple[str, ...]:
     return tuple(fields)
 
 
-def _parse(block: bytes, fields: tuple[str, ...]) -> pd.DataFrame:
-    """A block of checked lines as a table; ids as text, numbers as float64, NaN for anything else."""
-    wanted = [name for name in fields if not name.startswith("-")]
-    numeric = ("rating", "timestamp")
-
-    def read(type_of_numbers: str) -> pd.DataFrame:
-        # Not "category": pandas makes numbers of ids such as 0700026398 when all ids of a block are digits.
-        types = {name: type_of_numbers if name in numeric else "object" for name in wanted}
-        return pd.read_csv(
-            io.BytesIO(block), header=None, names=list(fields), usecols=wanted, dtype=types, index_col=False,
-            engine="c", na_filter=False, quoting=csv.QUOTE_NONE, skip_blank_lines=False, low_memory=False,
-        )
-
-    try:
-        return read("float64")
-    except ValueError:
-        frame = read("object")
-        for name in numeric:
-            frame[name] = pd.to_numeric(frame[name], errors="coerce")
-        return frame
-
-
-def _distinct(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """[rows] position of each value among the distinct values, and these, stripped."""
-    positions, values = pd.factorize(column.to_numpy(dtype=object))
-    return positions, [value.strip() for value in values]
-
-
-def _detected_order(frame: pd.DataFrame, metadata: Metadata) -> tuple[str, ...]:
+def _detected_order(lines: Sequence[bytes], metadata: Metadata) -> tuple[str, ...]:
     """Which of the first two columns holds the items: users come first in 2014, items in 2018."""
+    cells = [line.decode("utf-8").split(",", 2)[:2] for line in lines if line]
 
-    def item_share(column: str) -> tuple[float, float]:
-        names = _distinct(frame[column])[1]
+    def item_share(column: int) -> tuple[float, float]:
+        names = {row[column].strip() for row in cells}
         in_metadata = sum(name in metadata.row_of or name in metadata.untitled for name in names)
         return in_metadata / len(names), sum(len(name) == ASIN_LENGTH for name in names) / len(names)
 
-    item_first = item_share("first") > item_share("second")
+    item_first = item_share(0) > item_share(1)
     return ("item", "user", "rating", "timestamp") if item_first else COLUMNS

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+WINDOWS_AT_ONCE = 1 << 16
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -64,9 +66,13 @@ def make_windows(users: np.ndarray, history_length: int, kind: str) -> Windows:
 
 def history_matrix(items: np.ndarray, windows: Windows, width: int) -> np.ndarray:
     """[n, width] item ids of the histories, oldest first, right-padded with 0 as RecBole wants them."""
-    columns = windows.start[:, None] + np.arange(width)[None, :]
-    inside = columns < windows.target[:, None]
-    return np.where(inside, items[np.minimum(columns, len(items) - 1)], 0)
+    matrix = np.empty((len(windows), width), dtype=items.dtype)
+    for first in range(0, len(windows), WINDOWS_AT_ONCE):
+        some = slice(first, first + WINDOWS_AT_ONCE)
+        columns = windows.start[some, None] + np.arange(width)[None, :]
+        inside = columns < windows.target[some, None]
+        matrix[some] = np.where(inside, items[np.minimum(columns, len(items) - 1)], 0)
+    return matrix
 
 
 def sample_rows(count: int, size: int, seed: int) -> np.ndarray:

@@ -59,8 +59,10 @@ def embed_texts(
                 progress(len(batch))
     finally:
         model.train(was_training)
+    if len(unique) == len(texts):
+        return vectors
     position = {text: row for row, text in enumerate(unique)}
-    return vectors[torch.tensor([position[text] for text in texts], device=backbone.device)] if texts else vectors
+    return vectors[torch.tensor([position[text] for text in texts], device=backbone.device)]
 
 
 def _batches(order: list[int], rows: list[list[int]], batch_tokens: int):

@@ -83,12 +83,25 @@ class TitleVectors:
     def _in_parts(self, saves: Checkpoints, progress: Callable[[int], None] | None) -> Tensor:
         """[n_titles, d] on the CPU, some thousand titles after the others; goes on from what was saved."""
         titles, checkpoint = list(self._row), saves.latest()
-        found = [] if checkpoint is None else [checkpoint.tensors["vectors"]]
-        done = sum(map(len, found))
-        if done and progress is not None:
-            progress(done)
+        done, vectors = 0, None
+        if checkpoint is not None:
+            vectors, done = _with_room(checkpoint.tensors["vectors"], len(titles)), len(checkpoint.tensors["vectors"])
+            if progress is not None:
+                progress(done)
+        del checkpoint
         for first in range(done, len(titles), TITLES_IN_A_PART):
-            found.append(self._embed(titles[first: first + TITLES_IN_A_PART], progress).cpu())
+            some = self._embed(titles[first: first + TITLES_IN_A_PART], progress).cpu()
+            done = first + len(some)
+            if vectors is None:
+                vectors = _with_room(some, len(titles))
+            vectors[first: done] = some
             if saves.is_due():
-                saves.write({}, {"vectors": torch.cat(found)})
-        return torch.cat(found)
+                saves.write({}, {"vectors": vectors[:done]})
+        return vectors
+
+
+def _with_room(vectors: Tensor, count: int) -> Tensor:
+    """[count, d] with the vectors first: one table that is filled, for a large catalogue's does not fit twice."""
+    table = vectors.new_empty(count, vectors.shape[1])
+    table[: len(vectors)] = vectors
+    return table
