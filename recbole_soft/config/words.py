@@ -40,7 +40,7 @@ def listed(text: str) -> list[str]:
 
 
 def parse_words(words: Sequence[str]) -> dict[str, str]:
-    """`--key=value` words as a dictionary; the value is everything after the first `=`.
+    """`--key=value` words as a dictionary; the value is everything after the first `=`, a hyphen in a key is `_`.
 
     Raises:
         SettingError: a word has another form, or a key comes twice; the remedy is the corrected form.
@@ -54,7 +54,7 @@ def parse_words(words: Sequence[str]) -> dict[str, str]:
             following = words[position + 1] if position + 1 < len(words) else None
             raise SettingError(f"'{word}' is not of the form --key=value", "command line",
                                _corrected(word, following))
-        key, value = match.groups()
+        key, value = match[1].replace("-", "_"), match[2]
         if key in values:
             raise SettingError(f"--{key} is given twice: {values[key]!r} and {value!r}", "command line",
                                "give it once")

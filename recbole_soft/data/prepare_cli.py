@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from recbole_soft.config.words import parse_options
 from recbole_soft.data.amazon import prepare_amazon
 from recbole_soft.data.prep_engine import ENGINES
-from recbole_soft.errors import SettingError, nearest
+from recbole_soft.errors import SettingError
 
 REQUIRED = ("ratings", "metadata", "name")
 OPTIONAL = {"out": "dataset", "k_core": "", "engine": "auto"}
@@ -59,19 +60,9 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> dict[str, str]:
-    options = dict(OPTIONAL)
-    for argument in argv:
-        if argument in RESUME:  # a preparation is written as a whole, at its end: it starts anew, with the same result
-            continue
-        key, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or not equals:
-            raise SettingError(f"'{argument}' is not of the form --key=value", where="prepare",
-                               remedy=f"e.g. {EXAMPLE}")
-        key = key.replace("-", "_")
-        known = (*REQUIRED, *OPTIONAL)
-        if key not in known:
-            raise SettingError(f"unknown option '--{key}'", where="prepare", remedy=nearest(key, known))
-        options[key] = value
+    # A preparation is written as a whole, at its end: with --resume it starts anew, with the same result.
+    words = [word for word in argv if word not in RESUME]
+    options = parse_options(words, (*REQUIRED, *OPTIONAL), OPTIONAL, "prepare", EXAMPLE)
     for key in REQUIRED:
         if not options.get(key):
             raise SettingError(f"--{key} is missing", where="prepare", remedy=f"e.g. {EXAMPLE}")

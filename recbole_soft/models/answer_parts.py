@@ -39,8 +39,7 @@ def obtain_answers(model: LLMRecommender, dataset, progress: Callable[[int], Non
     Returns:
         whether the answers were there.
     """
-    prompts = map(tuple, model.prompts(dataset.inter_feat))
-    unique = sorted(map(list, dict.fromkeys(prompts)), key=len, reverse=True)
+    unique = list(map(list, dict.fromkeys(map(tuple, model.prompts(dataset.inter_feat)))))
 
     def make(folder: Path) -> dict[str, int]:
         write_json(folder / ANSWERS, model.answer_beams(unique, progress))

@@ -11,7 +11,7 @@ from recbole_soft.config.words import listed, parse_options
 from recbole_soft.errors import SettingError, nearest
 from recbole_soft.reporting.comparison import SHOWN, Comparison
 from recbole_soft.reporting.comparison_formats import FORMATS, terminal
-from recbole_soft.reporting.methods import Method, group_methods
+from recbole_soft.reporting.methods import group_methods
 from recbole_soft.reporting.records import read_records
 from recbole_soft.reporting.summaries import Summary, read_summary, write_summary
 
@@ -47,9 +47,7 @@ def main(argv: Sequence[str]) -> int:
     options = read_options(argv)
     summary = read_summary(Path(options["from"])) if options["from"] else Summary(
         group_methods(read_records([Path(place) for place in listed(options["runs"])])))
-    summary = Summary(_on_datasets(summary.methods, listed(options["datasets"])),
-                      listed(options["metrics"]) or summary.metrics, options["baseline"] or summary.baseline,
-                      summary.notes)
+    summary = summary.narrowed(listed(options["datasets"]), listed(options["metrics"]), options["baseline"])
     comparison = summary.compared()
     is_detailed = options["details"].lower() in YES
     sys.stdout.write(terminal(comparison, is_detailed) if options["format"] == "txt"
@@ -59,13 +57,6 @@ def main(argv: Sequence[str]) -> int:
     if options["save"]:
         write_summary(Path(options["save"]), summary)
     return 0
-
-
-def _on_datasets(methods: Sequence[Method], wanted: Sequence[str]) -> list[Method]:
-    known = {method.dataset for method in methods}
-    if missing := [name for name in wanted if name not in known]:
-        raise SettingError(f"there is no run on '{missing[0]}'", "--datasets", nearest(missing[0], known))
-    return [method for method in methods if method.dataset in (wanted or known)]
 
 
 def write_tables(folder: Path, comparison: Comparison) -> list[Path]:

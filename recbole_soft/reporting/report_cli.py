@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from recbole_soft.config.words import listed, parse_options
-from recbole_soft.errors import SettingError, nearest
+from recbole_soft.errors import SettingError
 from recbole_soft.reporting.comparison import SHOWN
 from recbole_soft.reporting.html.page import write_page
 from recbole_soft.reporting.methods import group_methods
@@ -58,12 +57,7 @@ def chosen_runs(options: Mapping[str, str]) -> Summary:
     else:
         places = [Path(place) for place in listed(options["runs"])] or [folder]
         summary = Summary(group_methods(read_records(places)))
-    wanted, known = listed(options["datasets"]), {method.dataset for method in summary.methods}
-    if missing := [name for name in wanted if name not in known]:
-        raise SettingError(f"there is no run on '{missing[0]}'", "--datasets", nearest(missing[0], known))
-    methods = [method for method in summary.methods if method.dataset in (wanted or known)]
-    return replace(summary, methods=methods, metrics=listed(options["metrics"]) or summary.metrics,
-                   baseline=options["baseline"] or summary.baseline)
+    return summary.narrowed(listed(options["datasets"]), listed(options["metrics"]), options["baseline"])
 
 
 def read_options(argv: Sequence[str]) -> dict[str, str]:

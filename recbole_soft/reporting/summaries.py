@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from recbole_soft.artifacts import disk_errors, in_place_of, make_folder, read_json, write_text
+from recbole_soft.errors import SettingError, nearest
 from recbole_soft.reporting.comparison import SHOWN, Comparison, compare_methods
 from recbole_soft.reporting.methods import Method
 from recbole_soft.reporting.record import plain
@@ -45,6 +46,18 @@ class Summary:
     metrics: Sequence[str] = SHOWN
     baseline: str | None = None
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def narrowed(self, datasets: Sequence[str], metrics: Sequence[str], baseline: str) -> Summary:
+        """The same for some data sets and metrics, against another baseline; what is empty stays as it is.
+
+        Raises:
+            SettingError: there is no run on a data set.
+        """
+        known = {method.dataset for method in self.methods}
+        if missing := [name for name in datasets if name not in known]:
+            raise SettingError(f"there is no run on '{missing[0]}'", "--datasets", nearest(missing[0], known))
+        return Summary([method for method in self.methods if method.dataset in (datasets or known)],
+                       metrics or self.metrics, baseline or self.baseline, self.notes)
 
     def compared(self) -> Comparison:
         """The table."""

@@ -194,7 +194,7 @@ class LLMTrainer(Trainer):
         row = done.row | {name: value / len(windows) for name, value in done.sums.items()} | {
             "train_seconds": done.seconds, "tokens_per_second": done.tokens / done.seconds}
         self.curves.append(row)
-        self._log_scalars(row)
+        self._log_scalars(row, list(row))
         return row["loss_total"]
 
     def _step(
@@ -242,8 +242,8 @@ class LLMTrainer(Trainer):
         score, result = super()._valid_epoch(valid_data, show_progress=False)
         row = self.curves[-1]
         row |= {f"valid_{name}": float(value) for name, value in result.items()}
-        row |= {"valid_seconds": time.perf_counter() - started}
-        self._log_scalars({key: value for key, value in row.items() if key.startswith("valid_")}, row)
+        row["valid_seconds"] = time.perf_counter() - started
+        self._log_scalars(row, [name for name in row if name.startswith("valid_")])
         logger.info("%s", epoch_line(row, self.valid_metric))
         # RecBole takes a tie for an improvement; the paper asks for a better epoch.
         return (np.nextafter(score, -np.inf) if score == self.best_valid_score else score), result
@@ -283,11 +283,10 @@ class LLMTrainer(Trainer):
         return {"curves": [row for row in self.curves if row["stage"] == stage.name],
                 "valid_score": float(self.best_valid_score), "valid_result": dict(self.best_valid_result or {})}
 
-    def _log_scalars(self, values: dict[str, Any], row: dict[str, Any] | None = None) -> None:
-        stage, epoch = ((row or values)[name] for name in ("stage", "epoch"))
-        for name, value in values.items():
-            if isinstance(value, float):
-                self.tensorboard.add_scalar(f"{stage}/{name}", value, epoch)
+    def _log_scalars(self, row: dict[str, Any], names: list[str]) -> None:
+        for name in names:
+            if isinstance(row[name], float):
+                self.tensorboard.add_scalar(f"{row['stage']}/{name}", row[name], row["epoch"])
 
     @contextmanager
     def _progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:

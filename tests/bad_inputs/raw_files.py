@@ -35,8 +35,8 @@ def first_row_in_milliseconds(content: bytes) -> bytes:
 OPTIONS_CASES = (
     prepare("no ratings", options={"ratings": None}, cause="--ratings is missing", place="prepare",
             remedy="--ratings=Video_Games.csv.gz"),
-    prepare("an unknown option", options={"kcore": 5}, cause="unknown option '--kcore'", place="prepare",
-            remedy="did you mean k_core?"),
+    prepare("an unknown option", options={"kcore": 5}, cause="--kcore is not an option of prepare",
+            place="command line", remedy="did you mean k_core?"),
     prepare("a k-core that is no number", options={"k_core": "ten"}, cause="k_core is 'ten'", place="prepare",
             remedy="--k_core=10"),
     prepare("a k-core of 0", options={"k_core": 0}, cause="k_core is 0", place="k_core", remedy="give 1 or more"),
