@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CELLS_AT_ONCE = 1 << 18
+BYTES_AT_ONCE = 1 << 22
+WIDEST_CELL = 64
 
 
 def hash_of_windows(
@@ -24,34 +25,49 @@ def hash_of_windows(
         users, targets: [n] ids. histories: [n, length] padded item ids.
         user_tokens, item_tokens: token by id.
     """
+    widest = max(len(token.encode()) for tokens in (user_tokens, item_tokens) for token in tokens)
+    if widest > WIDEST_CELL:
+        return _hash_of_lines(users, histories, targets, user_tokens, item_tokens)
     # Each token with what comes after it: users and history items a tab, targets the end of the line.
-    texts = _Texts([f"{token}\t" for token in user_tokens] + [f"{token}\t" for token in item_tokens]
-                   + [f"{token}\n" for token in item_tokens])
-    first_item, first_target = len(user_tokens), len(user_tokens) + len(item_tokens)
+    columns = ((_Texts(user_tokens, "\t"), users[:, None]), (_Texts(item_tokens, "\t"), histories),
+               (_Texts(item_tokens, "\n"), targets[:, None]))
     digest = hashlib.sha256()
-    rows_at_once = max(1, CELLS_AT_ONCE // (histories.shape[1] + 2))
+    rows_at_once = max(1, BYTES_AT_ONCE // sum(texts.width * numbers.shape[1] for texts, numbers in columns))
     for first in range(0, len(users), rows_at_once):
-        rows = slice(first, first + rows_at_once)
-        digest.update(texts.joined(np.column_stack(
-            [users[rows], histories[rows] + first_item, targets[rows] + first_target]).ravel()))
+        parts = [texts.cells(numbers[first: first + rows_at_once]) for texts, numbers in columns]
+        cells, is_text = (np.hstack(arrays) for arrays in zip(*parts, strict=True))
+        digest.update(cells[is_text])
+    return digest.hexdigest()[:16]
+
+
+def _hash_of_lines(
+    users: np.ndarray, histories: np.ndarray, targets: np.ndarray,
+    user_tokens: Sequence[str], item_tokens: Sequence[str],
+) -> str:
+    """The same, a window after the other: one long id would make every cell as wide."""
+    digest = hashlib.sha256()
+    for user, history, target in zip(users.tolist(), histories, targets.tolist(), strict=True):
+        items = [item_tokens[item] for item in (*history.tolist(), target)]
+        digest.update(("\t".join([user_tokens[user], *items]) + "\n").encode())
     return digest.hexdigest()[:16]
 
 
 class _Texts:
-    """Texts by number, ready to be put after each other many at a time."""
+    """Texts by number, each in a cell as wide as the longest.
 
-    def __init__(self, texts: list[str]):
-        encoded = [text.encode() for text in texts]
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        self._starts = np.cumsum(self._lengths) - self._lengths
+    Attributes:
+        width: bytes of a cell.
+    """
 
-    def joined(self, numbers: np.ndarray) -> np.ndarray:
-        """[bytes] uint8: the texts of `numbers` ([n]) after each other."""
-        lengths = self._lengths[numbers]
-        ends = np.cumsum(lengths)
-        # Byte p of the result is byte p + shift of all texts, with one shift per text.
-        shifts = self._starts[numbers] - (ends - lengths)
-        places = np.repeat(shifts, lengths)
-        places += np.arange(len(places))
-        return self._bytes[places]
+    def __init__(self, tokens: Sequence[str], end: str):
+        texts = [f"{token}{end}".encode() for token in tokens]
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        self.width = int(lengths.max())
+        # A cell is one value to numpy, which takes many of them faster than rows of a matrix.
+        self._cells = np.array(texts, dtype=f"S{self.width}").view(f"V{self.width}")
+        self._is_text = (np.arange(self.width) < lengths[:, None]).view(f"V{self.width}").ravel()
+
+    def cells(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[n, k * width] uint8 the cells of `numbers` ([n, k]) side by side, and bool which of the bytes are text."""
+        shape = len(numbers), numbers.shape[1] * self.width
+        return (self._cells[numbers].view(np.uint8).reshape(shape), self._is_text[numbers].view(bool).reshape(shape))
