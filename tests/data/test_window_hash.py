@@ -16,7 +16,8 @@ TOKENS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
 
 
 @settings(deadline=None, max_examples=150)
-@given(TOKENS, TOKENS, st.integers(0, 12), st.integers(1, 5), st.integers(0, 99), st.sampled_from([1, 100, 1000]), st.sampled_from([3, 64]))
+@given(TOKENS, TOKENS, st.integers(0, 12), st.integers(1, 5), st.integers(0, 99), st.sampled_from([1, 100, 1000]),
+       st.sampled_from([3, 64]))
 def test_it_is_the_hash_of_the_lines(users, items, count, length, seed, at_once, widest):
     rng = np.random.default_rng(seed)
     who, target = rng.integers(0, len(users), count), rng.integers(0, len(items), count)
