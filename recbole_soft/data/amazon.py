@@ -18,7 +18,7 @@ from typing import TextIO
 
 import numpy as np
 
-from recbole_soft.data.core_sieve import make_sieve, nothing_in_core
+from recbole_soft.data.core_sieve import CoreSieve, make_sieve, nothing_in_core
 from recbole_soft.data.manifest import PAPER_K, PUBLISHED_SIZES, DataSize, Manifest, size_warning
 from recbole_soft.data.prep_engine import PrepEngine, make_engine
 from recbole_soft.data.raw_files import RawFile
@@ -66,9 +66,7 @@ def prepare_amazon(
         "interactions with items without title": table.untitled_items,
         "interactions with items not in the metadata": table.unknown_items,
     }
-    if sieve:
-        dropped[f"lines outside the {sieve.k}-core, by counts before all else"] = table.outside_core
-        dropped["metadata records of items outside of it"] = items.outside_core
+    dropped |= _left_out_by_counts(sieve, table, items)
     repeated = repeated_rows(table.users, table.items, table.ratings, table.timestamps)
     table = _keep(table, ~repeated, "exact duplicate interactions", dropped)
     in_ten_core = k_core_mask(table.users, table.items, PAPER_K)
@@ -138,6 +136,13 @@ def _output_folder(out_dir: Path, name: str) -> Path:
         raise DataError(f"the output folder cannot be written: {error.strerror}", where=str(folder),
                         remedy="give another folder with --out") from error
     return folder
+
+
+def _left_out_by_counts(sieve: CoreSieve | None, table: Ratings, items: Metadata) -> dict[str, int]:
+    if sieve is None:
+        return {}
+    return {f"lines outside the {sieve.k}-core, by counts before all else": table.outside_core,
+            "metadata records of items outside of it": items.outside_core}
 
 
 def _keep(table: Ratings, mask: np.ndarray, reason: str, dropped: dict[str, int]) -> Ratings:
