@@ -40,7 +40,7 @@ class QuickLoading:
         """Whether ids can be read as numbers (pandas categories); says so in the log where they cannot."""
         reason = next((f"{name}={self.config[name]}" for name in LEFT_TO_RECBOLE if self.config[name]), None)
         if reason and self.quick_loading_wanted:
-            logger.info("interactions are read as text, which takes more time and memory, because of %s", reason)
+            logger.debug("interactions are read as text, which takes more time and memory, because of %s", reason)
         return self.quick_loading_wanted and not reason
 
     # ---- RecBole's names -------------------------------------------------------------------------

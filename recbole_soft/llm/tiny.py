@@ -126,8 +126,8 @@ def _labels(category: str) -> list[str]:
 def _train_tokenizer(texts: Sequence[str], vocabulary: int):
     """A byte-level BPE whose merges cross spaces but no quotation marks, so that most titles are one or two tokens.
 
-    A small model then sees items, not letters: on ml-100k a prompt has 49 tokens instead of 130, and after the same
-    16,384 windows the true title costs 6.5 nats instead of 6.9 (by popularity alone it would be 6.7).
+    A small model then sees items, not words: on ml-100k a prompt has 49 tokens rather than 121, and one epoch of 16,384
+    windows brings the true titles of validation to 6.73 nats rather than 6.90, four to 6.07 (popularity alone: 6.72).
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -149,7 +149,7 @@ def test_windows_are_those_of_recboles_own_dataset(tmp_path):
 
 @pytest.mark.parametrize("setting", [{"val_interval": {"timestamp": "[1500000050,inf)"}}, {"normalize_all": True}])
 def test_settings_that_are_recboles_business_have_its_way_and_say_so(tmp_path, setting, caplog):
-    with caplog.at_level(logging.INFO, "recbole_soft"):
+    with caplog.at_level(logging.DEBUG, "recbole_soft"):
         ours, theirs = both(tmp_path, random_rows(3), **setting)
     assert "read as text" in caplog.text and next(iter(setting)) in caplog.text
     assert_equal(ours, theirs)

@@ -32,19 +32,22 @@ def learned(toy_path, shared_artifacts, tmp_path_factory):
             "artifacts_dir": str(shared_artifacts), "show_progress": False, "state": "WARNING",
             "user_inter_num_interval": "[2,inf)", "item_inter_num_interval": "[2,inf)",
             "tiny_hidden_size": 48, "tiny_layers": 2, "tiny_heads": 2, "tiny_vocabulary": 400,
-            "max_new_tokens": 8, "num_beams": 2, "topk": [1, 5, 10, 20], **LEARNING}
-    return run("BIGRec_SOFT", {**base, "alpha": 10.0}), run("Pop", {**base, "epochs": 1})
+            "max_new_tokens": 16, "num_beams": 2, "topk": [1, 5, 10, 20], **LEARNING}
+    half = {**base, "epochs": LEARNING["epochs"] // 2}
+    return (run("BIGRec_SOFT", {**base, "alpha": 10.0}), run("Pop", {**base, "epochs": 1}), run("BIGRec_SOFT", half))
 
 
 def test_sft_learns_a_planted_rule_that_popularity_cannot_see(learned):
-    soft, pop = learned
-    assert values(soft, 0)["HR@1"] > 0.5
+    soft, pop, _ = learned
+    assert values(soft, 0)["HR@1"] > 0.9
     assert values(soft, 0)["HR@1"] > 5 * values(pop)["HR@1"]
 
 
 def test_self_distilled_answers_are_easier_than_the_true_ones(learned):
-    curves = learned[0]["record"]["curves"]
-    first = {row["stage"]: row for row in curves if row["epoch"] == 0}
+    """Of a teacher that has half learned the rule; one that knows it answers with the true items."""
+    half, whole = learned[2]["record"], learned[0]["record"]
+    assert half["notes"]["self_distillation"]["hr_at_1"] < 1 == whole["notes"]["self_distillation"]["hr_at_1"]
+    first = {row["stage"]: row for row in half["curves"] if row["epoch"] == 0}
     assert first["soft"]["tau"] == 1.0
     assert first["soft"]["loss_sdft"] < first["sft"]["loss_sft"]
 
@@ -86,7 +89,7 @@ def test_run_folder_holds_record_ranks_curves_table_and_an_adapter(learned):
 
 
 def test_recboles_metrics_are_ours(learned):
-    for result in learned:
+    for result in learned[:2]:
         recbole, ours = result["record"]["recbole_test_result"], values(result)
         for k in (5, 20):
             if result is learned[0]:  # Pop has many ties, which RecBole breaks arbitrarily
