@@ -143,7 +143,7 @@ def _taught_model(config, dataset, size: Size, store: ArtifactStore) -> Path:
     settings = TinySettings(hidden_size=size.hidden_size, layers=size.layers, vocabulary=size.vocabulary, steps=0)
 
     def make(folder: Path) -> dict[str, float]:
-        build_tiny(text, settings, folder)
+        build_tiny(text, settings, folder, superwords=False)
         backbone = load_backbone(LoadSettings(str(folder), config["device"], dtype="float32"))
         backbone.model.resize_token_embeddings(size.vocabulary, mean_resizing=False)
         eos, encode = backbone.tokenizer.eos_id, backbone.tokenizer.encode
@@ -156,7 +156,7 @@ def _taught_model(config, dataset, size: Size, store: ArtifactStore) -> Path:
         backbone.model.save_pretrained(str(folder))
         return {"last_loss": loss}
 
-    folder, _ = store.obtain("benchmark-llm", f"{text.fingerprint(settings)}-{size.teaching_steps}-3", make)
+    folder, _ = store.obtain("benchmark-llm", f"{text.fingerprint(settings)}-{size.teaching_steps}-4", make)
     return folder
 
 

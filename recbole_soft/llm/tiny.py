@@ -89,12 +89,13 @@ class Corpus:
 
 def build_tiny(
     text: CatalogText, settings: TinySettings, folder: Path, progress: Callable[[int], None] | None = None,
-    saves: Checkpoints | None = None,
+    saves: Checkpoints | None = None, superwords: bool = True,
 ) -> dict[str, float]:
     """Makes tokenizer and model and saves both into `folder`.
 
     Args:
         saves: where an interrupted pretraining left its state; it goes on from there.
+        superwords: whether tokens may hold spaces; without, texts are as long as a real model's.
 
     Returns:
         what was made: parameters, vocabulary, steps, first and last training loss.
@@ -103,7 +104,7 @@ def build_tiny(
 
     hf_logging.disable_progress_bar()
     corpus = Corpus(text, settings.seed)
-    tokenizer = _train_tokenizer(corpus.tokenizer_texts(), settings.vocabulary)
+    tokenizer = _train_tokenizer(corpus.tokenizer_texts(), settings.vocabulary, superwords)
     model = _new_model(settings, len(tokenizer))
     losses = pretrain(model, tokenizer, corpus, settings, progress, saves)
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ def _labels(category: str) -> list[str]:
     return list(dict.fromkeys([category, *parts])) if category else []
 
 
-def _train_tokenizer(texts: Sequence[str], vocabulary: int):
+def _train_tokenizer(texts: Sequence[str], vocabulary: int, superwords: bool):
     """A byte-level BPE whose merges cross spaces but no quotation marks, so that most titles are one or two tokens.
 
     A small model then sees items, not words: on ml-100k a prompt has 49 tokens rather than 121, and one epoch of 16,384
@@ -133,8 +134,9 @@ def _train_tokenizer(texts: Sequence[str], vocabulary: int):
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split('"', "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not superwords)
+    if superwords:
+        core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split('"', "isolated"), core.pre_tokenizer])
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=[BOS, EOS, PAD], show_progress=False,

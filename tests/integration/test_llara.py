@@ -288,5 +288,6 @@ def test_it_learns_a_planted_rule(toy_settings):
     """Every item is followed by its successor; by chance one answer of 24 is right."""
     settings = toy_settings(epochs=14, patience=14, tiny_steps=60, tiny_hidden_size=48, learning_rate=3e-3,
                             warmup_steps=5, train_sample="full", valid_sample="full", test_sample="full",
-                            mask_history="none", tuning="full", llara_curriculum="linear", **QUICK)
+                            mask_history="none", tuning="full", llara_curriculum="linear", max_new_tokens=16,
+                            **QUICK)
     assert values(run("LLaRA_SFT", settings))["HR@1"] > 0.5

@@ -177,8 +177,8 @@ def test_fast_paths_are_taken_and_agree_with_the_plain_ones(checkpoint, kind):
 @pytest.fixture
 def settings(toy_settings):
     def make(kind: str, **changes) -> dict:
-        return toy_settings(quantization=kind, tuning="lora", tiny_hidden_size=64, epochs=3, learning_rate=1e-2,
-                            lora_dropout=0.0, valid_sample=8, test_sample=8, **changes)
+        return toy_settings(quantization=kind, tuning="lora", tiny_hidden_size=64, tiny_steps=100, epochs=3,
+                            learning_rate=1e-2, lora_dropout=0.0, valid_sample=8, test_sample=8, **changes)
     return make
 
 
