@@ -33,8 +33,8 @@ Work = Callable[[], Any]
 Figures = Callable[[Any], dict[str, Any]]
 
 
-def prepare(engine: str) -> Callable[[Path, Scale], tuple[Work, Figures]]:
-    """Raw files to atomic files, all interactions, as `prepare --engine=...` does it."""
+def prepare(engine: str, k_core: int | None = None) -> Callable[[Path, Scale], tuple[Work, Figures]]:
+    """Raw files to atomic files, as `prepare --engine=... [--k_core=...]` does it; all interactions without a k-core."""
 
     def ready(folder: Path, scale: Scale) -> tuple[Work, Figures]:
         from recbole_soft.data.amazon import prepare_amazon
@@ -42,14 +42,16 @@ def prepare(engine: str) -> Callable[[Path, Scale], tuple[Work, Figures]]:
 
         make_engine(engine)  # imports
         ratings, metadata = write_raw(folder, scale)
-        out = folder / engine
+        out = folder / (f"{engine}-{k_core}-core" if k_core else engine)
 
         def figures(manifest) -> dict[str, Any]:
             hashes = [file_hash(out / NAME / f"{NAME}.{kind}") for kind in ("inter", "item")]
-            return {"rows": manifest.written.interactions, "10-core": str(manifest.ten_core),
+            left_out = sum(count for reason, count in manifest.dropped.items() if "by counts" in reason)
+            return {"rows": manifest.written.interactions, "left out by counts": left_out, "10-core": str(manifest.ten_core),
                     "files": sha256("".join(hashes).encode()).hexdigest()[:12]}
 
-        return lambda: prepare_amazon(ratings, metadata, out, NAME, progress=False, engine=engine), figures
+        return lambda: prepare_amazon(ratings, metadata, out, NAME, k_core=k_core, progress=False,
+                                      engine=engine), figures
 
     return ready
 
@@ -157,6 +159,8 @@ BY_RECBOLE = "ours by RecBole's steps"
 STAGES: dict[str, Callable[[Path, Scale], tuple[Work, Figures]]] = {
     "prepare, pandas": prepare("pandas"),
     "prepare, polars": prepare("polars"),
+    "prepare 10-core, pandas": prepare("pandas", 10),
+    "prepare 10-core, polars": prepare("polars", 10),
     "load, RecBole": load("recbole"),
     "load, RecBole's steps": load(BY_RECBOLE),
     "load": load("ours"),

@@ -18,6 +18,7 @@ from typing import TextIO
 
 import numpy as np
 
+from recbole_soft.data.core_sieve import CoreSieve, make_sieve, nothing_in_core
 from recbole_soft.data.manifest import PAPER_K, PUBLISHED_SIZES, DataSize, Manifest, size_warning
 from recbole_soft.data.prep_engine import PrepEngine, make_engine
 from recbole_soft.data.raw_files import RawFile
@@ -57,13 +58,15 @@ def prepare_amazon(
     tables = make_engine(engine)
     folder = _output_folder(Path(out_dir), name)
     ratings_file, metadata_file = RawFile(ratings, "ratings file"), RawFile(metadata, "metadata file")
-    items = read_metadata(metadata_file, progress)
-    table = read_ratings(ratings_file, items, tables, progress)
+    sieve = make_sieve(ratings_file, k_core, PAPER_K, progress)
+    items = read_metadata(metadata_file, progress, sieve.may_be_items if sieve else None)
+    table = read_ratings(ratings_file, items, tables, progress, sieve)
 
     dropped = {
         "interactions with items without title": table.untitled_items,
         "interactions with items not in the metadata": table.unknown_items,
     }
+    dropped |= _left_out_by_counts(sieve, table, items)
     repeated = repeated_rows(table.users, table.items, table.ratings, table.timestamps)
     table = _keep(table, ~repeated, "exact duplicate interactions", dropped)
     in_ten_core = k_core_mask(table.users, table.items, PAPER_K)
@@ -72,8 +75,7 @@ def prepare_amazon(
         in_core = k_core_mask(table.users, table.items, k_core)
         table = _keep(table, in_core, f"interactions outside the {k_core}-core", dropped)
         if len(table.users) == 0:
-            raise DataError(f"nothing is left after the {k_core}-core", where=str(ratings),
-                            remedy="use a lower k_core")
+            raise nothing_in_core(k_core, str(ratings))
     written = _size(table.users, table.items)
     dropped["items without title"] = len(items.untitled)
     dropped["items without interaction"] = len(items.titles) - written.items
@@ -136,6 +138,13 @@ def _output_folder(out_dir: Path, name: str) -> Path:
     return folder
 
 
+def _left_out_by_counts(sieve: CoreSieve | None, table: Ratings, items: Metadata) -> dict[str, int]:
+    if sieve is None:
+        return {}
+    return {f"lines outside the {sieve.k}-core, by counts before all else": table.outside_core,
+            "metadata records of items outside of it": items.outside_core}
+
+
 def _keep(table: Ratings, mask: np.ndarray, reason: str, dropped: dict[str, int]) -> Ratings:
     """The rows of the mask; the number of others goes into `dropped`."""
     dropped[reason] = int((~mask).sum())
@@ -152,7 +161,7 @@ def _warnings(
     name: str, ratings_file: RawFile, metadata_file: RawFile, table: Ratings, ten_core: DataSize
 ) -> list[str]:
     found = [f"{file.path}: {file.damage}" for file in (ratings_file, metadata_file) if file.damage]
-    usable = ratings_file.tally.read - ratings_file.tally.bad - table.has_header
+    usable = ratings_file.tally.read - ratings_file.tally.bad - table.has_header - table.outside_core
     if table.unknown_items > UNKNOWN_SHARE_TO_WARN * usable:
         found.append(f"{table.unknown_items:,} of {usable:,} interactions are with items not in the "
                      "metadata: is it of the same category and edition, and complete?")

@@ -23,6 +23,7 @@ from recbole_soft.data.catalog import Catalog, ItemColumns, merge_equal_titles, 
 from recbole_soft.data.interactions import InteractionColumns, is_repeated, read_interactions, replaced
 from recbole_soft.data.quick_loading import QuickLoading, rows_of
 from recbole_soft.data.sources import find_dataset
+from recbole_soft.data.window_hash import hash_of_windows
 from recbole_soft.data.windows import Windows, first_positions, history_matrix, make_windows, sample_rows
 from recbole_soft.errors import DataError, SettingError
 
@@ -30,7 +31,6 @@ WINDOW_FIELD = "window_id"
 SPLITS = ("train", "valid", "test")
 PADDING = "[PAD]"
 EXACT_IN_FLOAT32 = 2**24
-ROWS_PER_HASH = 1 << 16
 
 
 class SoftDataset(QuickLoading, SequentialDataset):
@@ -49,6 +49,7 @@ class SoftDataset(QuickLoading, SequentialDataset):
     def __init__(self, config) -> None:
         self.catalog: Catalog | None = None
         self.counts: dict[str, int] = {}
+        self._known_fingerprint: tuple[list[torch.Tensor], list[int], str] = [], [], ""
         super().__init__(config)
 
     # ---- reading ---------------------------------------------------------------------------------
@@ -283,14 +284,17 @@ class SoftDataset(QuickLoading, SequentialDataset):
         return digest.hexdigest()[:16]
 
     def fingerprint(self) -> str:
-        """Hash of the windows of this split in terms of tokens, so that it does not depend on id mapping."""
-        tokens = np.array(self.field2id_token[self.iid_field].tolist(), dtype=object)
-        users = np.array(self.field2id_token[self.uid_field].tolist(), dtype=object)
-        digest = hashlib.sha256()
-        columns = [self.inter_feat[field].numpy() for field in (
+        """Hash of the windows of this split in terms of tokens, so that it does not depend on id mapping.
+
+        Made once for a table of windows: RecBole replaces its columns where it changes them (`_version` tells where
+        torch writes into them all the same).
+        """
+        columns = [self.inter_feat[field] for field in (
             self.uid_field, getattr(self, f"{self.iid_field}_list_field"), self.iid_field)]
-        for first in range(0, len(self), ROWS_PER_HASH):
-            user, history, target = (column[first: first + ROWS_PER_HASH] for column in columns)
-            rows = np.column_stack([users[user], tokens[history], tokens[target]]).tolist()
-            digest.update(("\n".join(map("\t".join, rows)) + "\n").encode())
-        return digest.hexdigest()[:16]
+        versions = [column._version for column in columns]
+        known, known_versions, value = self._known_fingerprint
+        if known_versions != versions or any(ours is not theirs for ours, theirs in zip(columns, known, strict=True)):
+            tokens = (self.field2id_token[field].tolist() for field in (self.uid_field, self.iid_field))
+            value = hash_of_windows(*(column.numpy() for column in columns), *tokens)
+            self._known_fingerprint = columns, versions, value
+        return value

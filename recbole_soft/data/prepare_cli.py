@@ -27,7 +27,8 @@ HELP = f"""Prepares RecBole's atomic files from raw Amazon files, plain or gzip.
   --metadata=FILE   item metadata of the same category (one item per line)
   --name=NAME       name of the data set: game, movie and kindle are the paper's
   --out=FOLDER      the set is written to FOLDER/NAME (default: {OPTIONAL["out"]})
-  --k_core=K        write only the iterative K-core (default: all; training applies its own)
+  --k_core=K        write only the iterative K-core (default: all; training applies its own);
+                    large files then take far less memory: what is outside is counted, not read in
   --engine=NAME     {", ".join(ENGINES)} (default: auto, which is polars where it is installed and pandas elsewhere);
                     they write the same files, polars faster: pip install -e ".[prep]"
 

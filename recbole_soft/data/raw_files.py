@@ -118,15 +118,15 @@ class RawFile:
             "first_bad_line_numbers": {reason: list(lines) for reason, lines in self.tally.examples.items()},
         }
 
-    def blocks(self, progress: bool) -> Iterator[tuple[int, bytes]]:
+    def blocks(self, progress: bool, purpose: str = "") -> Iterator[tuple[int, bytes]]:
         """Blocks of whole lines, each ending in a newline, with the number (from 1) of their first line.
 
         A byte-order mark is taken off. The unfinished last line of a truncated gzip is rejected: a number cut
-        in two still looks like a number.
+        in two still looks like a number. `purpose` comes before the name of the file in the bar.
         """
         line_number = 1
         carried: list[bytes] = []
-        for piece in _joined(self._pieces(progress)):
+        for piece in _joined(self._pieces(progress, purpose)):
             cut = piece.rfind(b"\n") + 1
             if cut == 0:
                 carried.append(piece)
@@ -144,10 +144,10 @@ class RawFile:
         elif rest:
             yield line_number, rest + b"\n"
 
-    def _pieces(self, progress: bool) -> Iterator[bytes]:
+    def _pieces(self, progress: bool, purpose: str) -> Iterator[bytes]:
         # disable=None lets tqdm stay silent where the screen is a log file.
         disable = None if progress else True
-        bar = tqdm(total=self.size, desc=self.path.name, unit="B", unit_scale=True, disable=disable)
+        bar = tqdm(total=self.size, desc=purpose + self.path.name, unit="B", unit_scale=True, disable=disable)
         with bar, open(self.path, "rb") as file:
             if self.is_gzip:
                 yield from self._unzipped(file, bar)
@@ -230,6 +230,13 @@ def well_formed_lines(
         return block, numbers
     lines = block.split(b"\n")
     return b"\n".join([lines[line] for line in np.flatnonzero(good)]) + b"\n", numbers[good]
+
+
+def lines_where(block: bytes, mask: np.ndarray) -> bytes:
+    """The lines of `mask` ([lines] bool) out of a block of lines that each end in a newline."""
+    bytes_ = np.frombuffer(block, dtype=np.uint8)
+    ends = np.flatnonzero(bytes_ == NEWLINE) + 1
+    return bytes_[np.repeat(mask, np.diff(ends, prepend=0))].tobytes()
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -11,15 +11,21 @@ import json
 import re
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import compress
 from typing import Any
+
+import numpy as np
 
 from recbole_soft.data.raw_files import UNDECODABLE, RawFile, no_usable_line
 
 CATEGORY_SEPARATOR = " > "
 BROKEN_RECORD = "broken JSON or Python literal"
 NO_ITEM_ID = "no usable item id"
+Record = tuple[str, str, str]  # item id, title (empty for none), category
+Wanted = Callable[[list[str]], np.ndarray]
 EXPECTED = "item metadata, one JSON object per line with parent_asin (2023) or asin (2018, 2014) and title"
 
 # Every character that some reader of text lines takes for the end of a line, a cell or a string.
@@ -35,6 +41,7 @@ class Metadata:
         row_of: item id -> position in `titles` and `categories`.
         untitled: ids of the items without a title in any of their records.
         repeated: records of items that had been read already.
+        outside_core: records left out because their item cannot be in the k-core; none of the above knows them.
         edition: `amazon-2023`, `amazon-2018` or `amazon-2014`, by the look of most records.
     """
 
@@ -43,6 +50,7 @@ class Metadata:
     categories: list[str] = field(default_factory=list)
     untitled: set[str] = field(default_factory=set)
     repeated: int = 0
+    outside_core: int = 0
     edition: str = ""
 
     def add(self, item_id: str, title: str, category: str) -> None:
@@ -60,8 +68,11 @@ class Metadata:
         self.categories.append(category)
 
 
-def read_metadata(file: RawFile, progress: bool) -> Metadata:
+def read_metadata(file: RawFile, progress: bool, wanted: Wanted | None = None) -> Metadata:
     """Reads a metadata file in one pass; bad lines go into `file.tally`.
+
+    Args:
+        wanted: which of some item ids to keep ([ids] bool), None for all.
 
     Raises:
         DataError: not one line could be used.
@@ -69,17 +80,28 @@ def read_metadata(file: RawFile, progress: bool) -> Metadata:
     metadata = Metadata()
     editions: Counter[str] = Counter()
     for first_line, block in file.blocks(progress):
+        records: list[Record] = []
         for number, line in enumerate(block.split(b"\n"), first_line):
             if not line.strip():
                 continue
             file.tally.read += 1
-            problem = _take_line(line, metadata, editions)
+            problem = _take_line(line, records, editions)
             if problem:
                 file.tally.reject(problem, [number])
+        _add_wanted(metadata, records, wanted)
     if not editions:
         raise no_usable_line(file, EXPECTED)
     metadata.edition = editions.most_common(1)[0][0]
     return metadata
+
+
+def _add_wanted(metadata: Metadata, records: list[Record], wanted: Wanted | None) -> None:
+    if wanted:
+        is_wanted = wanted([item_id for item_id, _, _ in records]).tolist()
+        metadata.outside_core += is_wanted.count(False)
+        records = list(compress(records, is_wanted))
+    for record in records:
+        metadata.add(*record)
 
 
 def clean_cell(text: str) -> str:
@@ -101,7 +123,7 @@ def is_usable_id(identifier: str) -> bool:
     return identifier.isprintable() and identifier.split() == [identifier]
 
 
-def _take_line(line: bytes, metadata: Metadata, editions: Counter[str]) -> str | None:
+def _take_line(line: bytes, records: list[Record], editions: Counter[str]) -> str | None:
     """Adds the record of one line; returns the reason when the line is no good."""
     try:
         text = line.decode("utf-8")
@@ -114,7 +136,7 @@ def _take_line(line: bytes, metadata: Metadata, editions: Counter[str]) -> str |
     if not isinstance(item_id, str) or not is_usable_id(item_id.strip()):
         return NO_ITEM_ID
     title = record.get("title")
-    metadata.add(item_id.strip(), clean_cell(title) if isinstance(title, str) else "", _category_path(record))
+    records.append((item_id.strip(), clean_cell(title) if isinstance(title, str) else "", _category_path(record)))
     editions[_edition(record, is_json)] += 1
     return None
 

@@ -7,23 +7,17 @@ once, which keeps the table small. Does not know the k-core nor the output forma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from recbole_soft.data.core_sieve import CoreSieve, nothing_in_core
 from recbole_soft.data.prep_engine import PrepEngine, RatingBlock
-from recbole_soft.data.raw_files import RawFile, no_usable_line, well_formed_lines
+from recbole_soft.data.ratings_layout import COLUMNS, detected_order, header_fields
+from recbole_soft.data.raw_files import RawFile, lines_where, no_usable_line, well_formed_lines
 from recbole_soft.data.raw_metadata import Metadata, is_usable_id
 from recbole_soft.errors import DataError
 
-COLUMNS = ("user", "item", "rating", "timestamp")
-ALIASES = {
-    "user": ("user_id", "user", "reviewerid"),
-    "item": ("parent_asin", "item_id", "item", "asin"),
-    "rating": ("rating", "overall"),
-    "timestamp": ("timestamp", "unixreviewtime", "time"),
-}
 NOT_A_NUMBER = "rating or timestamp that is no number"
 TIME_OUT_OF_RANGE = "timestamp out of range"
 BAD_ID = "empty or unusable user or item id"
@@ -32,7 +26,6 @@ EXPECTED = "lines of user,item,rating,timestamp separated by commas, as in Amazo
 UNKNOWN_ITEM, UNTITLED_ITEM, UNUSABLE_ITEM = -1, -2, -3
 FIRST_MILLISECONDS = 1e11  # as seconds the year 5138, as milliseconds 1973
 LATEST_TIMESTAMP = 1e14
-ASIN_LENGTH = 10
 
 
 @dataclass
@@ -48,6 +41,7 @@ class Ratings:
         order: columns as found, such as `item,user,rating,timestamp`.
         has_header: whether the first line named the columns.
         unknown_items, untitled_items: interactions left out because of their item.
+        outside_core: lines that were never read in, because a count showed them to be outside of the k-core.
     """
 
     users: np.ndarray
@@ -58,6 +52,7 @@ class Ratings:
     has_header: bool
     unknown_items: int
     untitled_items: int
+    outside_core: int = 0
 
     @property
     def unit(self) -> str:
@@ -75,13 +70,18 @@ class Ratings:
                        timestamps=self.timestamps[mask])
 
 
-def read_ratings(file: RawFile, metadata: Metadata, engine: PrepEngine, progress: bool) -> Ratings:
+def read_ratings(
+    file: RawFile, metadata: Metadata, engine: PrepEngine, progress: bool, sieve: CoreSieve | None = None
+) -> Ratings:
     """Reads a ratings file in one pass; bad lines go into `file.tally`.
+
+    Args:
+        sieve: has counted this file; lines that it does not let pass are left out before they are read any closer.
 
     Raises:
         DataError: not one usable line, a header without one of the columns, or no item of the metadata.
     """
-    reader = _RatingsReader(file, metadata, engine)
+    reader = _RatingsReader(file, metadata, engine, sieve)
     for first_line, block in file.blocks(progress):
         reader.take(first_line, block)
     return reader.finish()
@@ -90,19 +90,19 @@ def read_ratings(file: RawFile, metadata: Metadata, engine: PrepEngine, progress
 class _RatingsReader:
     """Grows the table block by block."""
 
-    def __init__(self, file: RawFile, metadata: Metadata, engine: PrepEngine):
-        self.file, self.tally, self.metadata, self.engine = file, file.tally, metadata, engine
+    def __init__(self, file: RawFile, metadata: Metadata, engine: PrepEngine, sieve: CoreSieve | None):
+        self.file, self.tally, self.metadata, self.engine, self.sieve = file, file.tally, metadata, engine, sieve
         self.fields: tuple[str, ...] = ()
         self.has_header = False
         self.parts: list[list[np.ndarray]] = [[], [], [], []]
-        self.usable = self.unknown_items = self.untitled_items = 0
+        self.usable = self.unknown_items = self.untitled_items = self.outside_core = 0
         self.example_item = ""
 
     def take(self, first_line: int, block: bytes) -> None:
         """Adds the good lines of a block."""
         if first_line == 1:
             first, _, others = block.partition(b"\n")
-            header = _header_fields(first, self.file)
+            header = header_fields(first, self.file)
             if header:
                 self.fields, self.has_header = header, True
                 first_line, block = 2, others
@@ -111,8 +111,13 @@ class _RatingsReader:
         if len(line_numbers) == 0:
             return
         if not self.fields:
-            self.fields = _detected_order(block.split(b"\n"), self.metadata)
-        self._add(self.engine.read(block, self.fields), line_numbers)
+            self.fields = detected_order(block.split(b"\n"), self.metadata)
+        if self.sieve:
+            passes = self.sieve.passes(block, width)
+            self.outside_core += len(passes) - int(passes.sum())
+            block, line_numbers = lines_where(block, passes), line_numbers[passes]
+        if len(line_numbers):
+            self._add(self.engine.read(block, self.fields), line_numbers)
 
     def _add(self, block: RatingBlock, line_numbers: np.ndarray) -> None:
         ratings, times = block.ratings, block.times
@@ -143,6 +148,8 @@ class _RatingsReader:
         return UNKNOWN_ITEM if is_usable_id(item) else UNUSABLE_ITEM
 
     def finish(self) -> Ratings:
+        if not self.usable and self.outside_core:
+            raise nothing_in_core(self.sieve.k, str(self.file.path))
         if not self.usable:
             raise no_usable_line(self.file, EXPECTED)
         columns = []
@@ -156,39 +163,5 @@ class _RatingsReader:
                 where=f"{self.file.path} (taken as {','.join(self.fields)}; an item: {self.example_item})",
                 remedy="give the ratings and the metadata of the same category and edition",
             )
-        return Ratings(*columns, ",".join(self.fields), self.has_header, self.unknown_items, self.untitled_items)
-
-
-def _header_fields(line: bytes, file: RawFile) -> tuple[str, ...]:
-    """Our column name for each cell of a header (`-1`, ... for others); empty when the line is no header."""
-    cells = [cell.strip().strip('"').strip().lower() for cell in line.decode("utf-8", "replace").split(",")]
-    found = {
-        # Of several aliases the first listed one counts: it comes last here.
-        name: cells.index(alias)
-        for name in COLUMNS for alias in reversed(ALIASES[name]) if alias in cells
-    }
-    missing = [name for name in COLUMNS if name not in found]
-    if len(missing) > len(COLUMNS) // 2:
-        return ()
-    if missing:
-        raise DataError(f"the header of the ratings file has no column for the {missing[0]}",
-                        where=f"{file.path}, line 1: {','.join(cells)}",
-                        remedy=f"name it {ALIASES[missing[0]][0]}")
-    fields = [f"-{position}" for position in range(len(cells))]
-    for name, position in found.items():
-        fields[position] = name
-    file.tally.read += 1
-    return tuple(fields)
-
-
-def _detected_order(lines: Sequence[bytes], metadata: Metadata) -> tuple[str, ...]:
-    """Which of the first two columns holds the items: users come first in 2014, items in 2018."""
-    cells = [line.decode("utf-8").split(",", 2)[:2] for line in lines if line]
-
-    def item_share(column: int) -> tuple[float, float]:
-        names = {row[column].strip() for row in cells}
-        in_metadata = sum(name in metadata.row_of or name in metadata.untitled for name in names)
-        return in_metadata / len(names), sum(len(name) == ASIN_LENGTH for name in names) / len(names)
-
-    item_first = item_share(0) > item_share(1)
-    return ("item", "user", "rating", "timestamp") if item_first else COLUMNS
+        return Ratings(*columns, ",".join(self.fields), self.has_header, self.unknown_items, self.untitled_items,
+                       self.outside_core)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from recbole_soft.config.soft_config import SoftConfig
+from recbole_soft.data import dataset as dataset_module
 from recbole_soft.data.dataset import SoftDataset
+from recbole_soft.data.quick_loading import rows_of
+from recbole_soft.data.window_hash import hash_of_windows
 from recbole_soft.errors import DataError
 from tests.toys import write_atomic
 
@@ -95,6 +98,21 @@ def test_valid_and_test_windows_are_the_same_for_every_method(tmp_path):
     other = dataset_of(tmp_path, chain(12, 20, 20), items, model="SASRec", **{**sizes, "train_sample": "full"}).build()
     assert [len(split) for split in llm] == [30, 5, 7]
     assert [a.fingerprint() == b.fingerprint() for a, b in zip(llm, other, strict=True)] == [False, True, True]
+
+
+def test_the_fingerprint_is_made_once_and_anew_for_changed_windows(tmp_path, monkeypatch):
+    data = dataset_of(tmp_path, chain(12, 20, 20), [(f"i{k}", f"t{k}", "") for k in range(20)])
+    train, valid, _ = data.build()
+    made = []
+    monkeypatch.setattr(dataset_module, "hash_of_windows", lambda *given: made.append(given) or hash_of_windows(*given))
+    first = train.fingerprint()
+    assert [train.fingerprint(), valid.fingerprint() == first, len(made)] == [first, False, 2]
+    part = train.copy(rows_of(train.inter_feat, np.arange(5)))
+    assert part.fingerprint() != first and train.fingerprint() == first and len(made) == 3
+    train.inter_feat["item_id"][0] = train.inter_feat["item_id"][1] + 1
+    assert train.fingerprint() != first
+    train.inter_feat.shuffle()
+    assert train.fingerprint() != first and len(made) == 5
 
 
 def test_asking_for_more_windows_than_there_are_is_an_error_that_says_how_many(tmp_path):
