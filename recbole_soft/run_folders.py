@@ -28,7 +28,8 @@ logger = logging.getLogger("recbole_soft")
 BEGUN_FILE = "begun.json"
 # Decide no result: folders, messages, and how unfinished work is kept.
 NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path", "resume",
-               "checkpoint_seconds", "run_folder", "settings_key", "examples", "world_size")
+               "checkpoint_seconds", "run_folder", "settings_key", "examples", "world_size",
+               "shard_model")
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{12}\Z")
 
 

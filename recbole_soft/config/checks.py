@@ -14,6 +14,7 @@ from typing import Any
 
 from recbole_soft.config.yaml_files import properties_root
 from recbole_soft.errors import SettingError, nearest
+from recbole_soft.parallel.launch import asks_for_shards
 from recbole_soft.registry import LLM_FAMILY, recbole_model_names, traditional_names
 
 _PICKLED_CACHES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
@@ -114,6 +115,20 @@ def _quantized_full_tuning(run: _Context) -> SettingError | None:
     if run["quantization"] != "none" and run["tuning"] == "full":
         return run.mistake(f"quantization = {run['quantization']} cannot be trained with tuning = full",
                            ("quantization", "tuning"), "use tuning=lora, or quantization=none")
+    return None
+
+
+def _sharded_model(run: _Context) -> SettingError | None:
+    """Pieces are of weights that are never trained, and of plain numbers."""
+    if not (run["shard_model"] or asks_for_shards()):
+        return None
+    asked = "shard_model" if run["shard_model"] else "a model in pieces (asked for by accelerate's config file)"
+    if run["tuning"] == "full":
+        return run.mistake(f"{asked} and tuning = full do not go together", ("shard_model", "tuning"),
+                           "use tuning=lora; or processes with the whole model each")
+    if run["quantization"] != "none":
+        return run.mistake(f"{asked} and quantization = {run['quantization']} do not go together",
+                           ("shard_model", "quantization"), "use one of them")
     return None
 
 
@@ -256,5 +271,5 @@ def _without_effect(run: _Context) -> SettingError | None:
 _CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
     _valid_metric, _negatives, _teacher, _engine, _thoughts, _pickled_caches, _intervals, _fields, _protocol)
 _LLM_CHECKS: tuple[Callable[[_Context], SettingError | None], ...] = (
-    _quantized_full_tuning, _half_precision_full_tuning, _quantization_library, _sft_adapter, _injection, _retriever,
-    _msl, _llm_preset, _llm_path, _without_effect)
+    _quantized_full_tuning, _half_precision_full_tuning, _sharded_model, _quantization_library, _sft_adapter,
+    _injection, _retriever, _msl, _llm_preset, _llm_path, _without_effect)

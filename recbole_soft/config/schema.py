@@ -125,6 +125,8 @@ RUN = _section(
     Setting("checkpoint_seconds", "float", 60, "how often unfinished work is saved; 0: after every batch", low=0),
     Setting("world_size", "int", None, "processes that the run must have; torchrun or accelerate launch starts them",
             low=1),
+    Setting("shard_model", "bool", False, "each process keeps a piece of every layer of the frozen language model "
+            "(as FSDP and ZeRO 3 do), in place of the whole"),
     Setting("examples", "int", 50, "test windows shown in examples_STAGE.jsonl: prompt, answer, nearest titles", low=0),
     Setting("artifacts_dir", "path", None, "where reusable results are kept (default: checkpoint_dir/artifacts)"),
 )

@@ -13,7 +13,8 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from recbole_soft.llm.quantization import (
     loading_options,
 )
 from recbole_soft.llm.tokenizer import LLMTokenizer
+from recbole_soft.parallel.group import processes_of_run
+from recbole_soft.parallel.slices import slice_model
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The hub gets the name of the model that was asked for and nothing else: no telemetry, no orders to convert weights.
@@ -71,16 +74,23 @@ class LoadSettings:
     pad_token: str = "auto"  # noqa: S105  a token of text
     trust_remote_code: bool = False
     llm_revision: str | None = None
+    shard_model: bool = False
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded language model and its tokenizer; `quantization` is for the record."""
+    """A loaded language model and its tokenizer; `quantization` and `sharding` are for the record."""
 
     model: nn.Module
     tokenizer: LLMTokenizer
     device: torch.device
     quantization: dict[str, Any] | None = None
+    sharding: dict[str, Any] | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the model as it was when first asked for."""
+        return weights_fingerprint(self.model)
 
     @property
     def hidden_size(self) -> int:
@@ -127,13 +137,25 @@ def load_backbone(settings: LoadSettings) -> Backbone:
     _check_weights(settings.llm_path, loading["missing_keys"])
     tokenizer = LLMTokenizer(hf_tokenizer, settings.pad_token)
     _fit_embeddings(settings.llm_path, model, tokenizer)
-    if settings.quantization == NONE:
+    sharding = settings.shard_model and processes_of_run()[0] > 1
+    if settings.quantization == NONE and not sharding:
         model.to(settings.device)
     keep_gradients_after_evaluation(model)
     _check_quantized(settings, model, tokenizer.eos_id)
     # A checkpoint's sampling defaults must never reach our decoding.
     model.generation_config = type(model.generation_config)()
-    return Backbone(model.eval(), tokenizer, settings.device, about_quantization(settings.quantization, model))
+    backbone = Backbone(model.eval(), tokenizer, settings.device, about_quantization(settings.quantization, model))
+    return _sharded(backbone) if sharding else backbone
+
+
+def _sharded(backbone: Backbone) -> Backbone:
+    """The model with layers that every process keeps a piece of. It never lies on a GPU as a whole."""
+    fingerprint = backbone.fingerprint  # of weights that can still be read
+    sliced = slice_model(backbone.model, backbone.device)
+    pieces = {"processes": processes_of_run()[0], "layers_mb": round(sliced.bytes_kept / 1e6, 3)}
+    sharded = replace(backbone, sharding=pieces)
+    sharded.__dict__["fingerprint"] = fingerprint
+    return sharded
 
 
 def recompute_activations(model: nn.Module) -> None:

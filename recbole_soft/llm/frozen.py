@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recbole_soft.artifacts import ArtifactStore
 from recbole_soft.errors import ModelError
-from recbole_soft.llm.backbone import Backbone, weights_fingerprint
+from recbole_soft.llm.backbone import Backbone
 from recbole_soft.llm.beam import BeamSettings
 from recbole_soft.llm.generate import generate
 from recbole_soft.llm.title_vectors import TitleVectors
@@ -39,7 +39,7 @@ class FrozenModel:
 
     def __init__(self, backbone: Backbone, pooling: str, batch_tokens: int | None, store: ArtifactStore) -> None:
         self._backbone, self._pooling, self._batch_tokens, self._store = backbone, pooling, batch_tokens, store
-        self.fingerprint = f"{weights_fingerprint(backbone.model)}-{backbone.tokenizer.fingerprint}"
+        self.fingerprint = f"{backbone.fingerprint}-{backbone.tokenizer.fingerprint}"
 
     def vectors(self, texts: Sequence[str], keep: bool = True) -> Tensor:
         """[n, d] float32 on the CPU. A text longer than the model reads is cut at its end.
@@ -53,7 +53,7 @@ class FrozenModel:
             texts = [text if len(tokens) <= room else tokenizer.decode(tokens[:room])
                      for text, tokens in zip(texts, tokenizer.encode(texts), strict=True)]
         table = TitleVectors(self._backbone, _Untouched(self._backbone.model), list(dict.fromkeys(texts)),
-                             self._pooling, self._batch_tokens, weights_fingerprint(self._backbone.model),
+                             self._pooling, self._batch_tokens, self._backbone.fingerprint,
                              self._store if keep else None)
         return table.lookup(texts).float().cpu()
 

@@ -15,6 +15,8 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
+from recbole_soft.parallel.slices import make_whole
+
 
 @contextmanager
 def merged_adapters(model: nn.Module) -> Iterator[None]:
@@ -59,6 +61,7 @@ def _merged(layer: LoraLinear) -> nn.Module:
     merged = copy.copy(base)
     # A shallow copy shares the dictionary: a new weight would reach the base layer.
     merged._parameters = dict(base._parameters)
+    make_whole(base.weight)
     with torch.no_grad():
         weight = base.weight.clone()
         for name in _active(layer):

@@ -24,7 +24,7 @@ from recbole_soft.demos.pool import Query
 from recbole_soft.demos.select import Selector
 from recbole_soft.errors import ModelError
 from recbole_soft.llm.adapters import FullWeights, LoraSettings, LoraWeights, TunedWeights
-from recbole_soft.llm.backbone import Backbone, recompute_activations, weights_fingerprint
+from recbole_soft.llm.backbone import Backbone, recompute_activations
 from recbole_soft.llm.beam import Beam, BeamSettings
 from recbole_soft.llm.generate import generate
 from recbole_soft.llm.masked_softmax import MaskedSoftmax
@@ -88,7 +88,7 @@ class LLMRecommender(SequentialRecommender):
         self.store: ArtifactStore = artifact_store(config)
         self.parts: Parts = unfinished_parts(config)
         self.backbone, self.encoder = open_backbone(config, dataset, self.store)
-        self.base_fingerprint = weights_fingerprint(self.backbone.model)
+        self.base_fingerprint = self.backbone.fingerprint
         self.base_parameters = self.backbone.parameter_count
         self.language_model = self.backbone.model
         self.weights: TunedWeights = _tuned_weights(config, self.backbone)
@@ -154,7 +154,8 @@ class LLMRecommender(SequentialRecommender):
 
     def about(self) -> dict[str, Any]:
         """What the run's record should say of this model beside its language model."""
-        return {} if self.backbone.quantization is None else {"quantization": self.backbone.quantization}
+        found = {"quantization": self.backbone.quantization, "sharding": self.backbone.sharding}
+        return {name: value for name, value in found.items() if value is not None}
 
     def texts_of(self, dataset) -> WindowTexts:
         """Prompts and targets of all windows of a split."""

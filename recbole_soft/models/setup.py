@@ -15,6 +15,7 @@ from recbole_soft.errors import DataError, ModelError, SettingError, nearest
 from recbole_soft.llm.backbone import Backbone, LoadSettings, load_backbone
 from recbole_soft.llm.tiny import CatalogText, TinySettings, build_tiny
 from recbole_soft.parallel.group import first_before_others
+from recbole_soft.parallel.launch import asks_for_shards
 from recbole_soft.prompts.encode import PromptEncoder
 from recbole_soft.prompts.template import PromptTemplate
 from recbole_soft.resuming.checkpoints import Checkpoints
@@ -43,17 +44,21 @@ def open_backbone(config, dataset, store: ArtifactStore) -> tuple[Backbone, Prom
     # Small updates vanish in bfloat16 weights: whole models are trained in float32 unless the user says otherwise.
     dtype = "float32" if (config["dtype"], config["tuning"]) == ("auto", "full") else config["dtype"]
     load = LoadSettings(
-        llm_path=path, device=config["device"], dtype=dtype,
+        llm_path=path, device=config["device"], dtype=dtype, shard_model=config["shard_model"] or asks_for_shards(),
         **{key: config[key] for key in ("quantization", "attn_implementation", "pad_token",
                                         "trust_remote_code", "llm_revision")},
     )
     # From a hub the first process downloads; the others find the files then.
     backbone = load_backbone(load) if Path(path).is_dir() else first_before_others(lambda: load_backbone(load))
+    if load.shard_model and not backbone.sharding:
+        logger.warning("shard_model has no effect in one process")
     encoder = PromptEncoder(template, backbone.tokenizer, config["cutoff_len"])
     encoder.check_room()
     encoder = _within_positions(config, encoder, backbone.longest_input, dataset.catalog.unique_titles)
-    logger.info("language model: %s, %.1f million parameters%s", path, backbone.parameter_count / 1e6,
-                f", quantised to {config['quantization']}" if backbone.quantization else "")
+    logger.info("language model: %s, %.1f million parameters%s%s", path, backbone.parameter_count / 1e6,
+                f", quantised to {config['quantization']}" if backbone.quantization else "",
+                ", {layers_mb:g} MB of its layers in each of {processes} processes".format_map(backbone.sharding)
+                if backbone.sharding else "")
     return backbone, encoder
 
 

@@ -81,6 +81,7 @@ def _gathered(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
             for parameter in parameters]
     is_there = flat[0].new_tensor([parameter.grad is not None for parameter in parameters])
     own = torch.cat([*flat, is_there])
+    group.meet()
     rows = [torch.empty_like(own) for _ in range(group.world_size())]
     with group.lost_as_user_error():
         distributed.all_gather(rows, own)

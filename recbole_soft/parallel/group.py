@@ -36,6 +36,7 @@ class _Group:
     store: Any = None
     objects: Any = None
     depth_alone = 0
+    help_others: Callable[[], None] | None = None
 
 
 def start(asked: int | None, model: str, is_llm: bool) -> Launch:
@@ -49,6 +50,7 @@ def start(asked: int | None, model: str, is_llm: bool) -> Launch:
     """
     here = launch()
     check_launch(here, asked, model, is_llm)
+    _Group.help_others = None
     if here.world_size == 1 or _Group.here.world_size > 1:
         return _Group.here
     import torch
@@ -97,12 +99,48 @@ def alone() -> Iterator[None]:
         _Group.depth_alone -= 1
 
 
+def processes_of_run() -> tuple[int, int]:
+    """Number of processes of the run, and the number of this one; `alone()` does not hide them."""
+    return _Group.here.world_size, _Group.here.rank
+
+
+def help_others_by(work: Callable[[], None]) -> None:
+    """Has `work` run wherever processes meet; it may only return when it does in all of them."""
+    _Group.help_others = work
+
+
+def meet() -> None:
+    """To be called before something is gathered: whoever comes early helps the others (`slices.py`)."""
+    if _Group.help_others is not None:
+        _Group.help_others()
+
+
+def wishes_of_all(wish: int) -> list[int]:
+    """A number from every process of the run, `alone()` or not."""
+    import torch
+
+    wishes = torch.zeros(_Group.here.world_size, dtype=torch.int64)
+    gather_single(wishes, torch.tensor([wish]), group=_Group.objects)
+    return wishes.tolist()
+
+
+def gather_single(output: Any, own: Any, **options: Any) -> Any:
+    """torch's gathering of equal tensors into one, by the name that this version has for it."""
+    from torch import distributed
+
+    # torch 2.13 warns of the older name; it can go with the versions that know no other.
+    gather_all = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+    with lost_as_user_error():
+        return gather_all(output, own, **options)
+
+
 def gather(value: Value) -> list[Value]:
     """The values of all processes, by rank. All have to call it."""
     if world_size() == 1:
         return [value]
     from torch import distributed
 
+    meet()
     values: list[Any] = [None] * world_size()
     with lost_as_user_error():
         distributed.all_gather_object(values, value, group=_Group.objects)
@@ -139,6 +177,7 @@ def _told(value: Any) -> Any:
     """What the first process says."""
     from torch import distributed
 
+    meet()
     values = [value]
     with lost_as_user_error():
         distributed.broadcast_object_list(values, src=0, group=_Group.objects)

@@ -15,8 +15,18 @@ from recbole_soft.errors import SettingError
 COMMAND = "torchrun --nproc_per_node={} run_recbole_soft.py --model=BIGRec_SOFT --dataset=game"
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _UNSUPPORTED = {
-    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM", "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+    "ACCELERATE_DEEPSPEED_CONFIG_FILE": "a config file of DeepSpeed's own",
+}
+_FSDP, _DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
+_ZERO_STAGE, _CUTS_LAYERS = "ACCELERATE_DEEPSPEED_ZERO_STAGE", "3"
+# What accelerate's file may ask for beside pieces of the model -> what to do in its place.
+_NOT_WITH_SHARDS = {
+    "FSDP_OFFLOAD_PARAMS": "pieces stay on the device: start more processes, or --quantization=4bit without pieces",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "set fsdp_cpu_ram_efficient_loading: false; every process reads the files itself",
+    "FSDP_ACTIVATION_CHECKPOINTING": "set fsdp_activation_checkpointing: false, and --gradient_checkpointing=True",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "pieces stay on the device: offload_param_device: none",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "adapters stay on the device: offload_optimizer_device: none",
 }
 _OFF = ("", "0", "false", "no", "none")
 
@@ -75,6 +85,19 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch:
     return Launch(rank, world_size, local_rank, local_world_size)
 
 
+def asks_for_shards(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether accelerate's config file asks for a model in pieces: FSDP, or DeepSpeed's ZeRO 3.
+
+    The first stages of ZeRO cut what is trained; here that are adapters, some megabytes, which stay whole.
+    """
+    values = os.environ if environment is None else environment
+    return _is_on(values, _FSDP) or (_is_on(values, _DEEPSPEED) and values.get(_ZERO_STAGE) == _CUTS_LAYERS)
+
+
+def _is_on(values: Mapping[str, str], variable: str) -> bool:
+    return values.get(variable, "").lower() not in _OFF
+
+
 def check_launch(here: Launch, asked: int | None, model: str, is_llm: bool,
                  environment: Mapping[str, str] | None = None) -> None:
     """Refuses what a run in several processes cannot be.
@@ -93,12 +116,14 @@ def check_launch(here: Launch, asked: int | None, model: str, is_llm: bool,
         raise SettingError(f"world_size = {asked}, and this run has {processes}", where="world_size",
                            remedy=f"{COMMAND.format(asked)} ..., or --world_size={here.world_size}, or leave it out")
     for variable, name in _UNSUPPORTED.items():
-        if values.get(variable, "").lower() not in _OFF:
-            raise SettingError(
-                f"{name} is not supported: every process holds the whole frozen language model, and shares the work",
-                where=f"{variable} (a config file of accelerate)",
-                remedy="accelerate launch --config_file properties/launch/data_parallel.yaml ...; for a model too "
-                       "large for one GPU: --quantization=4bit (docs/parallel.md)")
+        if _is_on(values, variable):
+            raise SettingError(f"{name} is not supported", where=f"{variable} (a config file of accelerate)",
+                               remedy="accelerate launch --config_file properties/launch/data_parallel.yaml ...; for a "
+                                      "model too large for one GPU: properties/launch/fsdp.yaml (docs/parallel.md)")
+    for variable, remedy in _NOT_WITH_SHARDS.items():
+        if (_is_on(values, _FSDP) or _is_on(values, _DEEPSPEED)) and _is_on(values, variable):
+            raise SettingError(f"{variable} = {values[variable]} is not supported", where="a config file of accelerate",
+                               remedy=remedy)
     precision = values.get("ACCELERATE_MIXED_PRECISION", "")
     if precision.lower() not in _OFF:
         raise SettingError(f"mixed_precision = {precision} of accelerate has no effect here",

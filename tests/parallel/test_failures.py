@@ -9,7 +9,7 @@ import pytest
 
 from recbole_soft import cli
 from recbole_soft.errors import SettingError
-from recbole_soft.parallel.launch import Launch, check_launch
+from recbole_soft.parallel.launch import Launch, asks_for_shards, check_launch
 from recbole_soft.parallel.launch import launch as read_launch
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
@@ -62,8 +62,9 @@ def test_another_number_of_processes_than_asked_for_is_refused(toy_settings, cap
 @pytest.mark.parametrize(("asked", "is_llm", "environment", "expected"), [
     (2, True, {}, "world_size = 2, and this run has 4 processes"),
     (None, False, {}, "SASRec is trained by one process"),
-    (4, True, {"ACCELERATE_USE_FSDP": "true"}, "FSDP is not supported"),
-    (4, True, {"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
+    (4, True, {"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM is not supported"),
+    (4, True, {"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}, "FSDP_OFFLOAD_PARAMS = true"),
+    (4, True, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "= cpu is not"),
     (4, True, {"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed_precision = bf16"),
 ])
 def test_launches_that_cannot_work_are_refused(asked, is_llm, environment, expected):
@@ -76,6 +77,28 @@ def test_a_launch_that_can_work_is_not_refused():
     check_launch(Launch(1, 4, 1, 2), 4, "BIGRec_SFT", True, {"ACCELERATE_USE_FSDP": "false",
                                                              "ACCELERATE_MIXED_PRECISION": "no"})
     check_launch(Launch(), None, "SASRec", False, {})
+    check_launch(Launch(1, 4, 1, 2), 4, "BIGRec_SFT", True, {"ACCELERATE_USE_FSDP": "true",
+                                                             "FSDP_OFFLOAD_PARAMS": "false"})
+
+
+@pytest.mark.parametrize(("environment", "expected"), [
+    ({}, False), ({"ACCELERATE_USE_FSDP": "true"}, True), ({"ACCELERATE_USE_FSDP": "false"}, False),
+    ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, True),
+    ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, False),
+])
+def test_what_accelerate_calls_a_model_in_pieces(environment, expected):
+    assert asks_for_shards(environment) is expected
+
+
+@pytest.mark.parametrize(("setting", "by_accelerate"), [
+    ({"tuning": "full", "shard_model": True}, False), ({"quantization": "4bit", "shard_model": True}, False),
+    ({"tuning": "full"}, True)])
+def test_pieces_are_of_frozen_plain_weights(toy_settings, capsys, monkeypatch, setting, by_accelerate):
+    if by_accelerate:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    words = {"model": "BIGRec_SFT", "dataset": "toy", **toy_settings(**setting)}
+    assert cli.main([f"--{key}={value}" for key, value in words.items()]) == 2
+    assert "do not go together" in capsys.readouterr().err
 
 
 def test_the_environment_of_a_launcher_is_read():

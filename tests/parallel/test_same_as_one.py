@@ -18,17 +18,25 @@ RUNS = {
     "sdpo": {"model": "BIGRec_SDPO", "sdpo_epochs": 1, "sdpo_learning_rate": 0.01, "epochs": 1, "ranking": "beams"},
     "llara": {"model": "LLaRA_SFT", "llara_curriculum": "linear", "epochs": 1, "rec_model_settings": "{epochs: 1}",
               "test_sample": 1},
-    "rerank": {"model": "Rerank_SFT", "retriever": "Pop", "epochs": 1, "rerank_candidates": 4},
+    "rerank": {"model": "Rerank_SFT", "retriever": "Pop", "epochs": 1, "rerank_candidates": 4, "tiny_layers": 3,
+               "gradient_checkpointing": True},
 }
 
 
 @pytest.fixture(scope="module")
-def folders(small, launch, tmp_path_factory) -> tuple[Path, Path, str]:
-    """Run folders' parents of all runs in one process and in two, and what the two wrote."""
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+def one(small, tmp_path_factory) -> Path:
+    """Parent of the run folders of all runs in one process."""
+    folder = tmp_path_factory.mktemp("one")
     for name, changes in RUNS.items():
-        assert cli.main([f"--{key}={value}" for key, value in small(one / name, **changes).items()]) == 0
-    ended = launch([small(two / name, world_size=2, **changes) for name, changes in RUNS.items()])
+        assert cli.main([f"--{key}={value}" for key, value in small(folder / name, **changes).items()]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module", params=["whole", "in pieces"])
+def folders(request, one, small, launch, tmp_path_factory) -> tuple[Path, Path, str]:
+    """The same of runs in two processes, and what the two wrote; the second time each has half of the layers."""
+    two, shared = tmp_path_factory.mktemp("two"), {"world_size": 2, "shard_model": request.param == "in pieces"}
+    ended = launch([small(two / name, **shared, **changes) for name, changes in RUNS.items()])
     assert ended.code == 0, ended.text
     return one, two, ended.text
 
@@ -43,6 +51,16 @@ def test_curves_and_results_are_those_of_one_process(folders, name):
         timed = {key for key in mine if "second" in key}
         assert {k: v for k, v in mine.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
     assert one["notes"].keys() == two["notes"].keys()
+
+
+def test_each_process_keeps_its_share_of_the_layers_alone(request, folders):
+    """Two layers of width 32: attention 4 x 32 x 32, feed-forward, norms; in float32."""
+    record = json.loads((folders[1] / "soft" / "run" / "run.json").read_text())
+    sharding = record["language_model"].get("sharding")
+    if "whole" in request.node.name:
+        assert sharding is None
+    else:
+        assert sharding["processes"] == 2 and 0 < sharding["layers_mb"] < 0.06
 
 
 def test_weights_answers_and_ranks_are_the_same_under_the_same_keys(folders):
