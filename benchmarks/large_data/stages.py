@@ -34,7 +34,7 @@ Figures = Callable[[Any], dict[str, Any]]
 
 
 def prepare(engine: str, k_core: int | None = None) -> Callable[[Path, Scale], tuple[Work, Figures]]:
-    """Raw files to atomic files, as `prepare --engine=... [--k_core=...]` does it; all interactions without a k-core."""
+    """Raw files to atomic files, as `prepare --engine=...` does it: all interactions, or with `--k_core` the core."""
 
     def ready(folder: Path, scale: Scale) -> tuple[Work, Figures]:
         from recbole_soft.data.amazon import prepare_amazon
@@ -47,8 +47,8 @@ def prepare(engine: str, k_core: int | None = None) -> Callable[[Path, Scale], t
         def figures(manifest) -> dict[str, Any]:
             hashes = [file_hash(out / NAME / f"{NAME}.{kind}") for kind in ("inter", "item")]
             left_out = sum(count for reason, count in manifest.dropped.items() if "by counts" in reason)
-            return {"rows": manifest.written.interactions, "left out by counts": left_out, "10-core": str(manifest.ten_core),
-                    "files": sha256("".join(hashes).encode()).hexdigest()[:12]}
+            return {"rows": manifest.written.interactions, "left out by counts": left_out,
+                    "10-core": str(manifest.ten_core), "files": sha256("".join(hashes).encode()).hexdigest()[:12]}
 
         return lambda: prepare_amazon(ratings, metadata, out, NAME, k_core=k_core, progress=False,
                                       engine=engine), figures

@@ -22,7 +22,9 @@ from recbole_soft.llm.packing import PackedRows, Window, common_prefix_length
 
 # A shorter common prefix saves less than its pass costs.
 SHORTEST_SHARED_PREFIX = 16
-_RECORDING_MODULE = "transformers.utils.output_capturing"
+# Modules whose hooks do not mind a pass that is left: transformers' recording of hidden states is idle, and hooks of a
+# model in pieces are called whatever happens.
+_HARMLESS_HOOKS = ("transformers.utils.output_capturing", "recbole_soft.parallel.slices")
 
 
 class _KeysStored(Exception):
@@ -170,11 +172,10 @@ def _may_end_early(backbone: nn.Module, table: nn.Module) -> bool:
     """Whether a pass may be left in the middle.
 
     It may not if something (sharding, offloading, a compiler) has to run at the end of a module's forward.
-    The input embeddings always run to their end, and the hooks by which transformers records hidden states
-    are idle.
+    The input embeddings always run to their end.
     """
     return not any(
-        any(getattr(hook, "__module__", None) != _RECORDING_MODULE for hook in module._forward_hooks.values())
+        any(getattr(hook, "__module__", None) not in _HARMLESS_HOOKS for hook in module._forward_hooks.values())
         or hasattr(module, "_hf_hook")
         or hasattr(module, "_orig_mod")
         or module._compiled_call_impl is not None

@@ -41,13 +41,7 @@ class SlicedLayers:
         self._begun = 0  # layers of this walk whose pieces are on their way or were
         self._hooks = [ExitStack() for _ in layers]
         for number, layer in enumerate(layers):
-            layer.register_forward_pre_hook(partial(self._before, number))
-            layer.register_forward_hook(partial(self._after, number), always_call=True)
-            for part in layer.modules():
-                if part is not layer and next(part.parameters(recurse=False), None) is not None:
-                    part.register_forward_pre_hook(partial(self._before_part, number))
-            for parameter in self._slices[number].parameters:
-                parameter.make_whole = partial(self.reach, number, FORWARD)
+            self._hook(number, layer)
         group.help_others_by(self.help)
 
     @property
@@ -116,7 +110,16 @@ class SlicedLayers:
         del self._whole[number]
 
     # ---- hooks -----------------------------------------------------------------------------------
-    def _before(self, number: int, layer: nn.Module, _inputs: Any) -> None:
+    def _hook(self, number: int, layer: nn.Module) -> None:
+        layer.register_forward_pre_hook(lambda *_: self._before(number, layer))
+        layer.register_forward_hook(lambda *_: self._after(number), always_call=True)
+        for part in layer.modules():
+            if part is not layer and next(part.parameters(recurse=False), None) is not None:
+                part.register_forward_pre_hook(lambda *_: self._before_part(number))
+        for parameter in self._slices[number].parameters:
+            parameter.make_whole = partial(self.reach, number, FORWARD)
+
+    def _before(self, number: int, layer: nn.Module) -> None:
         if _in_backward():
             self.reach(number, BACKWARD)
             return
@@ -126,13 +129,13 @@ class SlicedLayers:
             hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
             self._hooks[number].enter_context(hooks)
 
-    def _before_part(self, number: int, *_called: Any) -> None:
+    def _before_part(self, number: int) -> None:
         # What runs within a backward pass is run again because its activations were not kept; transformers does so
         # below the layer's own hooks.
         if _in_backward():
             self.reach(number, BACKWARD)
 
-    def _after(self, number: int, _layer: nn.Module, _inputs: Any, _output: Any) -> None:
+    def _after(self, number: int) -> None:
         self._hooks[number].close()
         if not _in_backward() and number in self._whole:
             self._empty(number)
