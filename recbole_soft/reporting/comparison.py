@@ -162,6 +162,8 @@ def _block(methods: list[Method], metrics: list[str], baseline: str | None) -> B
                   mixed_versions([result.run for method in methods for result in method.results]))
     if base is not None:
         _add_tests(rows, metrics, values, base.label, users)
+        if any(method.seeds != base.seeds and _shared_seeds(method, base) for method in methods):
+            block.notes.append(f"Tests take the seeds that a method has in common with {base.label}; means take all.")
     elif baseline:
         block.notes.append(f"no tests: '{baseline}' has no run on this data set")
     return block
@@ -226,9 +228,11 @@ def _add_tests(rows: Sequence[MethodRow], metrics: Sequence[str], values: Mappin
     for row in rows:
         if row is base_row:
             continue
-        own = values[row.method.label]
-        tests = paired_tests(own.mean(0) - base.mean(0), [name.startswith("HR") for name in metrics], users,
-                             is_single_run=len(own) == len(base) == 1)
+        shared = _shared_seeds(row.method, base_row.method)
+        own, against = (of_method[[seeds.index(seed) for seed in shared or seeds]] for of_method, seeds in (
+            (values[row.method.label], row.method.seeds), (base, base_row.method.seeds)))
+        tests = paired_tests(own.mean(0) - against.mean(0), [name.startswith("HR") for name in metrics], users,
+                             is_single_run=len(own) == len(against) == 1)
         for name, test in zip(metrics, tests, strict=True):
             cell = row.cells[name]
             cell.test = test
@@ -238,6 +242,11 @@ def _add_tests(rows: Sequence[MethodRow], metrics: Sequence[str], values: Mappin
     corrected_seeds = holm(np.array([cell.p_seeds for cell in tested]))
     for cell, p_holm, p_seeds in zip(tested, corrected, corrected_seeds, strict=True):
         cell.p_holm, cell.p_seeds_holm = float(p_holm), float(p_seeds)
+
+
+def _shared_seeds(one: Method, other: Method) -> list[int]:
+    """Seeds of both: what a seed gives both alike (the SFT stage they start from) is no difference between them."""
+    return [seed for seed in one.seeds if seed in other.seeds]
 
 
 def _find(methods: Sequence[Method], wanted: str) -> Method | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_soft.config.layers import chosen_components
+from recbole_soft.config.layers import chosen_components, known_settings
 from recbole_soft.errors import UserError
 from recbole_soft.registry import SCHEDULES, STRATEGIES, split_name
 from recbole_soft.reporting.records import RecordError, RunRecord, RunResult
@@ -22,6 +22,7 @@ from recbole_soft.reporting.records import RecordError, RunRecord, RunResult
 NOT_DECIDING = frozenset({
     "model", "strategy", "seed", "run_name", "run_folder", "checkpoint_dir", "artifacts_dir", "show_progress", "state",
     "data_path", "gpu_id", "examples", "config_files", "resume", "checkpoint_seconds", "settings_key",
+    "world_size", "shard_model",
 })
 # Folders of other runs. They usually differ by seed, and are told apart only where nothing else does.
 COMPANION_PATHS = ("teacher", "rec_model_file", "injection_model_file", "retriever", "sft_adapter")
@@ -105,11 +106,14 @@ def group_methods(records: Iterable[RunRecord]) -> list[Method]:
         RecordError: two runs of one method and seed have other ranks, so one of them is not what it says.
     """
     groups: dict[tuple[str, str, str], list[RunResult]] = {}
+    # A record of an earlier version lacks the settings that have come since: it ran as if they had their defaults.
+    defaults = {name: setting.default for name, setting in known_settings([]).items()}
     for run in records:
         for result in run.results:
             settings = deciding_settings(run.config, strategy_of(result))
-            without_paths = {key: value for key, value in settings.items() if key not in COMPANION_PATHS}
-            groups.setdefault((run.dataset, name_of(result), _text(without_paths)), []).append(result)
+            telling = {key: value for key, value in settings.items()
+                       if key not in COMPANION_PATHS and not (key in defaults and value == defaults[key])}
+            groups.setdefault((run.dataset, name_of(result), _text(telling)), []).append(result)
     methods = [method for group in groups.values() for method in _by_companion(group)]
     return _with_unique_labels(methods)
 

@@ -72,6 +72,30 @@ def test_single_runs_are_tested_by_mcnemar_and_users_by_permutation(tmp_path):
         assert block.users == (20 if users else None) and cell.spread is None and np.isnan(cell.p_seeds)
 
 
+def test_methods_with_unequal_seeds_are_tested_on_the_seeds_that_both_have(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path / f"sft{seed}", "BIGRec_SFT", {"sft": some_ranks(seed)}, seed=seed)
+    write_run(tmp_path / "sdpo", "BIGRec_SDPO", {"sdpo": some_ranks(2)}, seed=2)
+    block = compare(read_records([tmp_path])).blocks[0]
+    sft, sdpo = sorted((row for row in block.rows), key=lambda row: row.method.label, reverse=True)
+    assert (sft.method.seeds, sdpo.method.seeds) == ([1, 2, 3], [2])
+    assert sdpo.cells["HR@5"].test.difference == 0.0 and sdpo.cells["HR@5"].mean != sft.cells["HR@5"].mean
+    assert "Tests take the seeds that a method has in common with BIGRec SFT; means take all." in block.notes
+    write_run(tmp_path / "other", "BIGRec_SDPO", {"sdpo": some_ranks(2)}, seed=9)
+    others = [tmp_path / name for name in ("sft1", "sft2", "sft3", "other")]
+    block = compare(read_records(others)).blocks[0]
+    assert block.rows[1].cells["HR@5"].test.difference != 0.0 and not any("common" in note for note in block.notes)
+
+
+def test_settings_that_came_later_had_their_defaults_before(tmp_path):
+    """And how many processes shared the work decides nothing."""
+    changes = ({}, {"lora_dropout": 0.05, "shard_model": True, "world_size": 2}, {"lora_dropout": 0.1})
+    for seed, settings in enumerate(changes):
+        write_run(tmp_path / str(seed), "BIGRec_SFT", {"sft": some_ranks(seed)}, seed=seed, settings=settings)
+    rows = compare(read_records([tmp_path])).blocks[0].rows
+    assert sorted(row.method.seeds for row in rows) == [[0, 1], [2]]
+
+
 def test_nothing_hit_still_has_an_interval(tmp_path):
     write_run(tmp_path / "a", "Pop", {"test": [50] * 40})
     cell = compare(read_records([tmp_path])).blocks[0].rows[0].cells["HR@5"]
