@@ -163,7 +163,7 @@ def _block(methods: list[Method], metrics: list[str], baseline: str | None) -> B
     if base is not None:
         _add_tests(rows, metrics, values, base.label, users)
         if any(method.seeds != base.seeds and _shared_seeds(method, base) for method in methods):
-            block.notes.append(f"Tests take the seeds that a method has in common with {base.label}; means take all.")
+            block.notes.append(f"tests take the seeds that a method has in common with {base.label}; means take all")
     elif baseline:
         block.notes.append(f"no tests: '{baseline}' has no run on this data set")
     return block

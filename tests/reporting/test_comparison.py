@@ -80,7 +80,7 @@ def test_methods_with_unequal_seeds_are_tested_on_the_seeds_that_both_have(tmp_p
     sft, sdpo = sorted((row for row in block.rows), key=lambda row: row.method.label, reverse=True)
     assert (sft.method.seeds, sdpo.method.seeds) == ([1, 2, 3], [2])
     assert sdpo.cells["HR@5"].test.difference == 0.0 and sdpo.cells["HR@5"].mean != sft.cells["HR@5"].mean
-    assert "Tests take the seeds that a method has in common with BIGRec SFT; means take all." in block.notes
+    assert "tests take the seeds that a method has in common with BIGRec SFT; means take all" in block.notes
     write_run(tmp_path / "other", "BIGRec_SDPO", {"sdpo": some_ranks(2)}, seed=9)
     others = [tmp_path / name for name in ("sft1", "sft2", "sft3", "other")]
     block = compare(read_records(others)).blocks[0]
