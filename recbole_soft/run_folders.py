@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_soft.artifacts import UNFINISHED, content_key, read_json, write_json
+from recbole_soft.config.schema import NOT_RESULTS
 from recbole_soft.errors import SettingError
 from recbole_soft.parallel.group import by_first, from_first, gather
 from recbole_soft.reporting.record import RECORD_FILE
@@ -26,10 +27,6 @@ from recbole_soft.resuming.locks import only_process_in
 
 logger = logging.getLogger("recbole_soft")
 BEGUN_FILE = "begun.json"
-# Decide no result: folders, messages, and how unfinished work is kept.
-NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path", "resume",
-               "checkpoint_seconds", "run_folder", "settings_key", "examples", "world_size",
-               "shard_model")
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{12}\Z")
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 COUNT_OR_FULL = "count|full"
+# Settings that decide no result: folders, messages, how unfinished work is kept, and how many share the work.
+NOT_RESULTS = ("run_name", "checkpoint_dir", "artifacts_dir", "show_progress", "state", "data_path", "resume",
+               "checkpoint_seconds", "run_folder", "settings_key", "examples", "world_size", "shard_model")
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,8 @@ class SlicedLayers:
         self._direction = direction
 
     def _walk_along(self, direction: int) -> None:
-        for place in range(len(self._slices)):
-            self._fetch(self._place(place, direction))
-            self._empty(self._place(place, direction))
-        self._begun = 0
+        self._direction = direction
+        self._leave()
 
     def _leave(self) -> None:
         """Ends the walk as the others expect it: what no layer has asked for is sent all the same."""
@@ -121,8 +119,7 @@ class SlicedLayers:
 
     def _before(self, number: int, layer: nn.Module) -> None:
         if _in_backward():
-            self.reach(number, BACKWARD)
-            return
+            return  # its parts see to it
         self.reach(number, FORWARD)
         is_recomputed = getattr(layer, "gradient_checkpointing", False) and layer.training
         if torch.is_grad_enabled() and not is_recomputed:

@@ -222,15 +222,13 @@ def _family(strategy: str) -> str:
 def _add_tests(rows: Sequence[MethodRow], metrics: Sequence[str], values: Mapping[str, np.ndarray], baseline: str,
                users: np.ndarray | None) -> None:
     """Tests of every row against the baseline; Holm's family is all tests of the block."""
-    base = values[baseline]
     base_row = next(row for row in rows if row.method.label == baseline)
     tested = []
     for row in rows:
         if row is base_row:
             continue
         shared = _shared_seeds(row.method, base_row.method)
-        own, against = (of_method[[seeds.index(seed) for seed in shared or seeds]] for of_method, seeds in (
-            (values[row.method.label], row.method.seeds), (base, base_row.method.seeds)))
+        own, against = (_of_seeds(values, method, shared) for method in (row.method, base_row.method))
         tests = paired_tests(own.mean(0) - against.mean(0), [name.startswith("HR") for name in metrics], users,
                              is_single_run=len(own) == len(against) == 1)
         for name, test in zip(metrics, tests, strict=True):
@@ -247,6 +245,11 @@ def _add_tests(rows: Sequence[MethodRow], metrics: Sequence[str], values: Mappin
 def _shared_seeds(one: Method, other: Method) -> list[int]:
     """Seeds of both: what a seed gives both alike (the SFT stage they start from) is no difference between them."""
     return [seed for seed in one.seeds if seed in other.seeds]
+
+
+def _of_seeds(values: Mapping[str, np.ndarray], method: Method, seeds: Sequence[int]) -> np.ndarray:
+    """A method's values [s, n, m] for some of its seeds, for all where none are named."""
+    return values[method.label][[method.seeds.index(seed) for seed in seeds or method.seeds]]
 
 
 def _find(methods: Sequence[Method], wanted: str) -> Method | None:

@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 
 from recbole_soft.config.layers import chosen_components, known_settings
+from recbole_soft.config.schema import NOT_RESULTS
 from recbole_soft.errors import UserError
 from recbole_soft.registry import SCHEDULES, STRATEGIES, split_name
 from recbole_soft.reporting.records import RecordError, RunRecord, RunResult
 
 # Settings that name the run, its place, its machine's share or how it talks, not what comes out of it.
-NOT_DECIDING = frozenset({
-    "model", "strategy", "seed", "run_name", "run_folder", "checkpoint_dir", "artifacts_dir", "show_progress", "state",
-    "data_path", "gpu_id", "examples", "config_files", "resume", "checkpoint_seconds", "settings_key",
-    "world_size", "shard_model",
-})
+NOT_DECIDING = frozenset({*NOT_RESULTS, "model", "strategy", "seed", "gpu_id", "config_files"})
 # Folders of other runs. They usually differ by seed, and are told apart only where nothing else does.
 COMPANION_PATHS = ("teacher", "rec_model_file", "injection_model_file", "retriever", "sft_adapter")
 # Ranks that differ by rounding alone: by one place or a hundredth of the rank, in few windows.

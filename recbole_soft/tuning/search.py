@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_soft.artifacts import content_key, make_folder, write_text
+from recbole_soft.config.schema import NOT_RESULTS
 from recbole_soft.errors import DataError, SettingError, UserError
 from recbole_soft.resuming.locks import only_process_in
 from recbole_soft.tuning import report
@@ -75,7 +76,6 @@ def run_search(search: Search) -> tuple[Outcome | None, Path]:
     """
     from recbole_soft import plugin
     from recbole_soft.config.soft_config import SoftConfig
-    from recbole_soft.run_folders import NOT_RESULTS
 
     plugin.install()
     config = SoftConfig(search.model, search.dataset, search.config_files, {}, search.command_line)
