@@ -143,6 +143,8 @@ EMBEDDED = _section(
     Setting("tiny_steps", "int", None, "pretraining steps on the catalogue's text", low=0),
     Setting("tiny_batch_size", "int", None, "documents per pretraining step", low=1),
     Setting("tiny_learning_rate", "float", None, "highest pretraining learning rate", low=0),
+    Setting("tiny_company", "float", None, "share of its texts that say which titles training users met one after "
+            "the other (0: it knows titles and categories alone)", low=0, high=1),
     Setting("tiny_seed", "int", None, "seed of its weights and documents", low=0, high=2**32 - 1),
 )
 

@@ -9,6 +9,7 @@ and splitting follow RecBole's rules, on whole arrays where the settings allow i
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class SoftDataset(QuickLoading, SequentialDataset):
         sequence_items: [n_interactions] item ids by user, then time; `window_id` of a row of `inter_feat`
             is the position of its target in this array.
         sequence_users: [n_interactions] whose they are, ascending.
-        all_targets: [n] target item ids of a split before sampling.
+        all_targets, all_window_ids: [n] target item ids and window ids of a split before sampling.
         sequence_times: [n_interactions] when each of them happened, as a place in the order of all.
         counts: what was read, dropped and kept, for the record.
     """
@@ -222,7 +223,8 @@ class SoftDataset(QuickLoading, SequentialDataset):
         if available == 0:
             raise DataError(f"the {name} split has no window", where=self.dataset_path,
                             remedy="use more data or another split (eval_args)")
-        self.all_targets = self.inter_feat[self.iid_field].numpy()
+        self.all_targets, self.all_window_ids = (self.inter_feat[field].numpy() for field in (
+            self.iid_field, WINDOW_FIELD))
         if size in (None, "full") or size == available:
             return
         if size > available and key in self.config.external_config_dict:
@@ -257,16 +259,23 @@ class SoftDataset(QuickLoading, SequentialDataset):
                 and bool((self._item_table["title"].str.casefold() == title.casefold()).any()))
 
     def shown_items(self) -> list[np.ndarray]:
-        """Per window, the distinct items its user met up to the user's latest target in this split, ascending.
+        """Per window, the distinct items its user met up to the user's latest target in this split, ascending."""
+        shown = {user: np.unique(items) for user, items in self._met_until(self.inter_feat[WINDOW_FIELD].numpy())}
+        return [shown[user] for user in self.inter_feat[self.uid_field].tolist()]
+
+    def sequences_until_now(self) -> list[np.ndarray]:
+        """Per user of this split before sampling, the item ids up to the user's latest target in it, oldest first."""
+        return [items for _, items in self._met_until(self.all_window_ids)]
+
+    def _met_until(self, window_ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Users of windows, ascending, and what each did up to the latest target of these windows.
 
         What the user did later is the business of other splits: training must not even avoid it.
         """
-        users, targets = self.inter_feat[self.uid_field].numpy(), self.inter_feat[WINDOW_FIELD].numpy()
         latest = np.zeros(self.user_num, dtype=np.int64)
-        np.maximum.at(latest, users, targets)
-        shown = {user: np.unique(self.sequence_items[self._user_start[latest[user]]: latest[user] + 1])
-                 for user in np.unique(users).tolist()}
-        return [shown[user] for user in users.tolist()]
+        np.maximum.at(latest, self.sequence_users[window_ids], window_ids)
+        for user in np.unique(self.sequence_users[window_ids]).tolist():
+            yield user, self.sequence_items[self._user_start[latest[user]]: latest[user] + 1]
 
     def sequences_fingerprint(self) -> str:
         """Hash of items, everybody's sequences, and how they are cut and split: equal where item ids, window ids and

@@ -1,8 +1,10 @@
 """The embedded language model: a small Llama made on this machine from the catalogue's own text.
 
-It stands in for a real language model where none can be had: on a laptop, in tests, in the demo. It learns
-titles and categories from lists of titles that share a category (`llm/tiny_pretraining.py`); it never sees an
-interaction. The result is an ordinary Hugging Face folder, loaded like any other model.
+It stands in for a real language model where none can be had: on a laptop, in tests, in the demo. It learns titles
+and categories from lists of titles that share a category, and which titles keep company from shuffled stretches of
+training histories (`llm/tiny_pretraining.py`): a real one has read what people say about films that go together. It
+never sees an interaction of validation or test, nor the task. The result is an ordinary Hugging Face folder, loaded
+like any other model.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from recbole_soft.llm.tiny_pretraining import pretrain
@@ -22,6 +25,7 @@ from recbole_soft.resuming.checkpoints import Checkpoints
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 ONE_LABEL_SHARE, CATEGORY_SHARE = 0.7, 0.3
+PAIR_SHARE, REACH = 0.95, 5
 
 
 @dataclass(frozen=True)
@@ -35,33 +39,45 @@ class TinySettings:
     steps: int = 1000
     batch_size: int = 8
     learning_rate: float = 5e-3
+    company: float = 0.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class CatalogText:
-    """What the model may read: titles and their categories (empty strings where there are none)."""
+    """What the model may read: titles and their categories (empty strings where there are none).
+
+    Attributes:
+        company: rows of `titles` that keep company, one array per user of the training split, in order of time.
+    """
 
     titles: Sequence[str]
     categories: Sequence[str]
     template: PromptTemplate = field(repr=False)
+    company: Sequence[np.ndarray] = field(default=(), repr=False)
 
     def fingerprint(self, settings: TinySettings) -> str:
-        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v10"]
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        parts = [tuple(self.titles), tuple(self.categories), self.template.fingerprint, asdict(settings), "v11"]
+        digest = hashlib.sha256(repr(parts).encode())
+        if settings.company:
+            for rows in self.company:
+                digest.update(np.asarray(rows, dtype=np.int64).tobytes() + b"|")
+        return digest.hexdigest()[:16]
 
 
 class Corpus:
     """Draws documents: a title with its category, or a list of quoted titles, either of one label or of any.
 
     A category follows its title at once, so that the model's state at the end of a title says what kind of thing
-    it is: that state is the title's vector in grounding. Lists of one label teach which titles belong together,
-    the others that lists need not be of one kind. No document is a prompt: like a real language model before
-    fine-tuning, this one does not know the task's form.
+    it is: that state is the title's vector in grounding. For the same reason a title of its company may follow at
+    once. Lists of one label teach which titles belong together, the others that lists need not be of one kind. No
+    document is a prompt, and company is shuffled: like a real language model before fine-tuning, this one knows
+    neither the task's form nor what comes next.
     """
 
-    def __init__(self, text: CatalogText, seed: int, longest_list: int = 10):
+    def __init__(self, text: CatalogText, seed: int, company: float = 0.0, longest_list: int = 10):
         self._text, self.random, self._longest = text, random.Random(seed), longest_list
+        self._company = company if text.company else 0.0
         self._groups: dict[str, list[int]] = {}
         for row, category in enumerate(text.categories):
             for label in _labels(category):
@@ -71,6 +87,12 @@ class Corpus:
     def document(self) -> list[str]:
         """Pieces of one document."""
         titles, template = self._text.titles, self._text.template
+        # Without company the draws are those of a corpus that knows none.
+        if self._company and self.random.random() < self._company:
+            rows = self._stretch()
+            if self.random.random() < PAIR_SHARE:
+                return [titles[row] for row in rows[:2]]
+            return [template.separator.join(template.quoted(titles[row]) for row in rows)]
         row = self.random.randrange(len(titles))
         if self.random.random() < CATEGORY_SHARE:
             return [titles[row], self._text.categories[row]]
@@ -79,6 +101,14 @@ class Corpus:
         group = self._groups[self.random.choice(labels)] if of_one_label else self._everything
         listed = [titles[self.random.choice(group)] for _ in range(self.random.randint(1, self._longest))]
         return [template.separator.join(template.quoted(title) for title in [*listed, titles[row]])]
+
+    def _stretch(self) -> list[int]:
+        """Neighbours in one user's history, shuffled."""
+        rows = self._text.company[self.random.randrange(len(self._text.company))]
+        start = self.random.randrange(max(1, len(rows) - 1))
+        stretch = rows[start:start + self.random.randint(2, REACH)].tolist()
+        self.random.shuffle(stretch)
+        return stretch
 
     def tokenizer_texts(self) -> list[str]:
         """Texts that the tokenizer is trained on: every title and category, and the words of the prompts."""
@@ -103,7 +133,7 @@ def build_tiny(
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
-    corpus = Corpus(text, settings.seed)
+    corpus = Corpus(text, settings.seed, settings.company)
     tokenizer = _train_tokenizer(corpus.tokenizer_texts(), settings.vocabulary, superwords)
     model = _new_model(settings, len(tokenizer))
     losses = pretrain(model, tokenizer, corpus, settings, progress, saves)

@@ -108,7 +108,8 @@ def _embedded_model(config, dataset, template: PromptTemplate, store: ArtifactSt
             where="tiny_hidden_size, tiny_heads",
             remedy=f"take a multiple of {2 * settings.heads}, for instance "
                    f"--tiny_hidden_size={2 * settings.heads * max(1, settings.hidden_size // (2 * settings.heads))}")
-    text = CatalogText(dataset.catalog.titles[1:], dataset.catalog.categories[1:], template)
+    company = [items - 1 for items in dataset.sequences_until_now()] if settings.company else []
+    text = CatalogText(dataset.catalog.titles[1:], dataset.catalog.categories[1:], template, company)
 
     def make(folder: Path) -> dict:
         saves = Checkpoints(folder / PARTS, config["checkpoint_seconds"], text.fingerprint(settings))
