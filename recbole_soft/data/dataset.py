@@ -9,7 +9,6 @@ and splitting follow RecBole's rules, on whole arrays where the settings allow i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from recbole_soft.data.interactions import InteractionColumns, is_repeated, read
 from recbole_soft.data.quick_loading import QuickLoading, rows_of
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.data.window_hash import hash_of_windows
-from recbole_soft.data.windows import Windows, first_positions, history_matrix, make_windows, sample_rows
+from recbole_soft.data.windows import Windows, first_positions, history_matrix, make_windows, met_until, sample_rows
 from recbole_soft.errors import DataError, SettingError
 
 WINDOW_FIELD = "window_id"
@@ -223,8 +222,8 @@ class SoftDataset(QuickLoading, SequentialDataset):
         if available == 0:
             raise DataError(f"the {name} split has no window", where=self.dataset_path,
                             remedy="use more data or another split (eval_args)")
-        self.all_targets, self.all_window_ids = (self.inter_feat[field].numpy() for field in (
-            self.iid_field, WINDOW_FIELD))
+        self.all_targets = self.inter_feat[self.iid_field].numpy()
+        self.all_window_ids = self.inter_feat[WINDOW_FIELD].numpy()
         if size in (None, "full") or size == available:
             return
         if size > available and key in self.config.external_config_dict:
@@ -260,22 +259,14 @@ class SoftDataset(QuickLoading, SequentialDataset):
 
     def shown_items(self) -> list[np.ndarray]:
         """Per window, the distinct items its user met up to the user's latest target in this split, ascending."""
-        shown = {user: np.unique(items) for user, items in self._met_until(self.inter_feat[WINDOW_FIELD].numpy())}
+        met = met_until(self.sequence_users, self._user_start, self.inter_feat[WINDOW_FIELD].numpy())
+        shown = {user: np.unique(self.sequence_items[stretch]) for user, stretch in met.items()}
         return [shown[user] for user in self.inter_feat[self.uid_field].tolist()]
 
     def sequences_until_now(self) -> list[np.ndarray]:
         """Per user of this split before sampling, the item ids up to the user's latest target in it, oldest first."""
-        return [items for _, items in self._met_until(self.all_window_ids)]
-
-    def _met_until(self, window_ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Users of windows, ascending, and what each did up to the latest target of these windows.
-
-        What the user did later is the business of other splits: training must not even avoid it.
-        """
-        latest = np.zeros(self.user_num, dtype=np.int64)
-        np.maximum.at(latest, self.sequence_users[window_ids], window_ids)
-        for user in np.unique(self.sequence_users[window_ids]).tolist():
-            yield user, self.sequence_items[self._user_start[latest[user]]: latest[user] + 1]
+        met = met_until(self.sequence_users, self._user_start, self.all_window_ids)
+        return [self.sequence_items[stretch] for stretch in met.values()]
 
     def sequences_fingerprint(self) -> str:
         """Hash of items, everybody's sequences, and how they are cut and split: equal where item ids, window ids and

@@ -64,6 +64,24 @@ def make_windows(users: np.ndarray, history_length: int, kind: str) -> Windows:
     return Windows(start, target)
 
 
+def met_until(users: np.ndarray, first: np.ndarray, targets: np.ndarray) -> dict[int, slice]:
+    """What each user of some windows did up to the latest of their targets, as positions in the sorted table.
+
+    What the user did later is the business of other splits: training must not even avoid it.
+
+    Args:
+        users: [n] user of every interaction, ascending.
+        first: [n] `first_positions(users)`.
+        targets: positions of the windows' targets.
+
+    Returns:
+        by user, ascending.
+    """
+    ascending = np.sort(targets)
+    latest = dict(zip(users[ascending].tolist(), ascending.tolist(), strict=True))
+    return {user: slice(int(first[last]), last + 1) for user, last in latest.items()}
+
+
 def history_matrix(items: np.ndarray, windows: Windows, width: int) -> np.ndarray:
     """[n, width] item ids of the histories, oldest first, right-padded with 0 as RecBole wants them."""
     matrix = np.empty((len(windows), width), dtype=items.dtype)

@@ -91,6 +91,20 @@ def test_split_is_global_in_time_and_shares_no_target(tmp_path):
         assert (split.inter_feat["timestamp_list"].max(1).values < split.inter_feat["timestamp"]).all()
 
 
+@pytest.mark.parametrize("sample", ["full", 5])
+def test_sequences_until_now_hold_no_target_of_validation_or_test(tmp_path, sample):
+    """Whatever sample of training is kept: they are of the whole split."""
+    items = [(f"i{k}", f"title {k}", "") for k in range(30)]
+    train, *later = dataset_of(tmp_path, chain(6, 30, 20), items, train_sample=sample).build()
+    users, later_targets = train.sequence_users, np.concatenate([split.all_window_ids for split in later])
+    met = dict(zip(np.unique(users[train.all_window_ids]), train.sequences_until_now(), strict=True))
+    for user, items_met in met.items():
+        begin = np.flatnonzero(users == user)[0]
+        assert (items_met == train.sequence_items[begin:begin + len(items_met)]).all()
+        assert (later_targets[users[later_targets] == user] >= begin + len(items_met)).all()
+    assert len(train.all_targets) == 48 and sum(map(len, met.values())) == 6 * (20 - 2)
+
+
 def test_valid_and_test_windows_are_the_same_for_every_method(tmp_path):
     items = [(f"i{k}", f"t{k}", "") for k in range(20)]
     sizes = {"train_sample": 30, "valid_sample": 5, "test_sample": 7}

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_soft.data.windows import first_positions, history_matrix, make_windows, sample_rows
+from recbole_soft.data.windows import first_positions, history_matrix, make_windows, met_until, sample_rows
 
 lengths = st.lists(st.integers(1, 25), min_size=1, max_size=6)
 
@@ -78,3 +78,17 @@ def test_sample_is_the_one_pandas_draws():
     import pandas as pd
 
     assert sample_rows(1000, 50, 42).tolist() == sorted(pd.Series(range(1000)).sample(50, random_state=42))
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths, st.data())
+def test_nothing_after_a_users_last_target_was_met(counts, data):
+    users = grouped_users(counts)
+    targets = data.draw(st.lists(st.integers(0, len(users) - 1), max_size=12))
+    expected = {}
+    for position, user in enumerate(users.tolist()):
+        if any(users[target] == user and position <= target for target in targets):
+            expected.setdefault(user, []).append(position)
+    met = met_until(users, first_positions(users), np.array(targets, dtype=np.int64))
+    assert {user: list(range(stretch.start, stretch.stop)) for user, stretch in met.items()} == expected
+    assert list(met) == sorted(met)

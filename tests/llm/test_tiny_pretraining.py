@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_soft.llm.tiny import CatalogText, TinySettings, build_tiny
 from recbole_soft.llm.tiny_pretraining import ROW_LENGTH, packed_rows, token_loss
@@ -55,6 +58,35 @@ def test_the_embedded_model_learns_the_catalogue_and_is_the_same_twice(tmp_path)
     assert first["last_loss"] < 0.7 * first["first_loss"]
     build_tiny(text, size, tmp_path / "b")
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_titles_of_one_company_are_near_each_other(tmp_path):
+    """Six planted companies of five titles: distances of the embeddings know them; without company they do not."""
+    titles, template = toy_titles(30), read_template("item")
+    company = [np.arange(30)[np.arange(30) % 6 == group] for group in range(6)]
+    text = CatalogText(titles, [""] * 30, template, company)
+
+    def share_of_near(settings: TinySettings, name: str) -> float:
+        """How many of the four nearest titles are of the same company."""
+        build_tiny(text, settings, tmp_path / name)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
+        with torch.no_grad():
+            states = torch.stack([model.model(**tokenizer(title, return_tensors="pt")).last_hidden_state[0, -1]
+                                  for title in titles])
+        near = torch.cdist(states, states).fill_diagonal_(torch.inf).topk(4, largest=False).indices
+        return (near % 6 == torch.arange(30)[:, None] % 6).float().mean().item()
+
+    size = TinySettings(hidden_size=32, heads=2, vocabulary=500, steps=150, learning_rate=1e-2)
+    assert share_of_near(size, "without") < 0.4
+    assert share_of_near(replace(size, company=0.9), "with") > 0.8
+
+
+def test_a_made_model_is_another_where_what_it_reads_is_another():
+    titles, template = toy_titles(4), read_template("item")
+    texts = [CatalogText(titles, [""] * 4, template, [np.array(rows)]) for rows in ([0, 1, 2], [0, 2, 1])]
+    assert len({text.fingerprint(TinySettings()) for text in texts}) == 1
+    assert len({text.fingerprint(TinySettings(company=0.5)) for text in texts}) == 2
 
 
 def test_a_title_has_the_same_tokens_alone_in_quotes_and_in_a_list(tmp_path):
