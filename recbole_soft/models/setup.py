@@ -117,5 +117,6 @@ def _embedded_model(config, dataset, template: PromptTemplate, store: ArtifactSt
             return build_tiny(text, settings, folder, bar.update, saves)
 
     folder, reused = store.obtain("tiny-llm", text.fingerprint(settings), make)
-    logger.info("embedded LLM %s: %s", "reused" if reused else "made from the catalogue's text", folder)
+    source = "titles and training histories" if company else "the catalogue's text"
+    logger.info("embedded LLM %s: %s", "reused" if reused else f"made from {source}", folder)
     return folder

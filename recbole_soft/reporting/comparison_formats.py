@@ -18,6 +18,7 @@ _LATEX = str.maketrans({"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": 
                         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"})
 
 _TEX_MARKS = {"*": r"\ast ", "†": r"\dagger "}
+MOST_WINDOWS = 10**9
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _test_cells(cell: Cell, windows: int) -> list[str]:
         return [""] * 7
     test, needed = cell.test, cell.windows_needed(windows)
     return [f"{test.difference:+.4f}", f"[{test.low:+.4f}, {test.high:+.4f}]", _p(test.p_value), _p(cell.p_holm),
-            _p(cell.p_seeds), f"{test.effect:+.3f}", "-" if math.isinf(needed) else f"{needed:,.0f}"]
+            _p(cell.p_seeds), f"{test.effect:+.3f}", _count(needed)]
 
 
 def _detail_captions(block: Block) -> list[str]:
@@ -170,6 +171,13 @@ def _number(value: float) -> float | None:
 
 def _p(value: float) -> str:
     return "" if math.isnan(value) else ("<0.001" if value < 0.001 else f"{value:.3f}")
+
+
+def _count(windows: float) -> str:
+    """Differences near zero need more windows than there will ever be."""
+    if math.isinf(windows):
+        return "-"
+    return f"{windows:,.0f}" if windows < MOST_WINDOWS else f"over {MOST_WINDOWS:,}"
 
 
 def _percent(value: float | None) -> str:

@@ -158,17 +158,24 @@ def _code(run: RunRecord) -> str:
 
 
 def _with_unique_labels(methods: list[Method]) -> list[Method]:
-    """Adds to equal labels of one data set the settings in which their methods differ."""
+    """Adds to equal labels of one data set the settings in which their methods differ, smaller values first."""
     labelled = []
-    for method in methods:
-        rivals = [other for other in methods if (other.dataset, other.label) == (method.dataset, method.label)]
+    for place in dict.fromkeys((method.dataset, method.label) for method in methods):
+        rivals = [method for method in methods if (method.dataset, method.label) == place]
         configs = [deciding_settings(rival.results[0].run.config, strategy_of(rival.results[0])) for rival in rivals]
-        own = configs[rivals.index(method)]
         keys = [key for key in dict.fromkeys(key for config in configs for key in config)
                 if len({_text(config.get(key)) for config in configs}) > 1]
-        told = " ".join(f"{key}={own.get(key)}" for key in keys)
-        labelled.append(Method(f"{method.label} {told}".strip(), method.results, method.name))
+        for own, rival in sorted(zip(configs, rivals, strict=True), key=lambda pair: _order(pair[0], keys)):
+            told = " ".join(f"{key}={own.get(key)}" for key in keys)
+            labelled.append(Method(f"{rival.label} {told}".strip(), rival.results, rival.name))
     return labelled
+
+
+def _order(config: Mapping[str, Any], keys: Sequence[str]) -> list[tuple[bool, float, str]]:
+    """Puts numbers in their order and before texts."""
+    values = [config.get(key) for key in keys]
+    return [(False, float(value), "") if isinstance(value, int | float) else (True, 0.0, str(value))
+            for value in values]
 
 
 def _text(value: Any) -> str:

@@ -96,6 +96,14 @@ def test_settings_that_came_later_had_their_defaults_before(tmp_path):
     assert sorted(row.method.seeds for row in rows) == [[0, 1], [2]]
 
 
+def test_variants_stand_in_the_order_of_their_numbers(tmp_path):
+    """Folders are named by hashes, so their order says nothing."""
+    for place, alpha in enumerate((100.0, 1.0, 10.0, 0.1)):
+        write_run(tmp_path / str(place), "BIGRec_SOFT", {"soft": some_ranks(place)}, settings={"alpha": alpha})
+    rows = labels(compare(read_records([tmp_path])))
+    assert rows == [f"BIGRec SOFT alpha={alpha}" for alpha in (0.1, 1.0, 10.0, 100.0)]
+
+
 def test_nothing_hit_still_has_an_interval(tmp_path):
     write_run(tmp_path / "a", "Pop", {"test": [50] * 40})
     cell = compare(read_records([tmp_path])).blocks[0].rows[0].cells["HR@5"]

@@ -46,6 +46,16 @@ def test_terminal_marks_best_second_and_significant(comparison):
     assert len({len(line) for line in lines[1:8]}) == 1
 
 
+def test_a_difference_of_nothing_needs_no_wide_column(tmp_path):
+    """Two windows apart by the smallest step of NDCG, in both directions."""
+    ranks = some_ranks(3)
+    write_run(tmp_path / "sft", "BIGRec_SFT", {"sft": [1, 2, 3, 3, *ranks[4:]]})
+    write_run(tmp_path / "pop", "Pop", {"test": [2, 1, 3, 3, *ranks[4:]]})
+    text = terminal(compare(read_records([tmp_path]), metrics=["NDCG@20"], baseline="BIGRec SFT"), details=True)
+    rows = [line for line in text.splitlines() if line.startswith("Pop") and "NDCG@20" in line]
+    assert len(rows) == 1 and len(rows[0]) < 150 and rows[0].endswith(("  -", "  over 1,000,000,000"))
+
+
 def test_markdown_tables_have_one_width_and_bold_best(comparison):
     text = markdown(comparison)
     tables = [[line for line in part.splitlines() if line.startswith("|")] for part in text.split("###")]
