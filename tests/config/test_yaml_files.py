@@ -122,3 +122,10 @@ def test_properties_lie_in_the_package_or_beside_it(tmp_path, monkeypatch):
     assert properties_root() == tmp_path / "properties"
     (package / "properties").mkdir(parents=True)
     assert properties_root() == package / "properties"
+
+
+def test_all_that_embed_text_have_the_same_embedded_model():
+    """LLM-CF has no preset of a language model to take it from."""
+    ours, theirs = ({name: value for name, value in load_yaml(properties_root() / file).values.items()
+                     if name.startswith("tiny_")} for file in ("llm/tiny.yaml", "model/LLMCF.yaml"))
+    assert ours == theirs and len(ours) > 5
