@@ -79,18 +79,23 @@ class LoadSettings:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded language model and its tokenizer; `quantization` and `sharding` are for the record."""
+    """A loaded language model and its tokenizer; `quantization` and `sharding` are for the record.
+
+    Attributes:
+        known_fingerprint: of weights that can no longer be read as a whole.
+    """
 
     model: nn.Module
     tokenizer: LLMTokenizer
     device: torch.device
     quantization: dict[str, Any] | None = None
     sharding: dict[str, Any] | None = None
+    known_fingerprint: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the model as it was when first asked for."""
-        return weights_fingerprint(self.model)
+        return self.known_fingerprint or weights_fingerprint(self.model)
 
     @property
     def hidden_size(self) -> int:
@@ -150,12 +155,10 @@ def load_backbone(settings: LoadSettings) -> Backbone:
 
 def _sharded(backbone: Backbone) -> Backbone:
     """The model with layers that every process keeps a piece of. It never lies on a GPU as a whole."""
-    fingerprint = backbone.fingerprint  # of weights that can still be read
+    fingerprint = backbone.fingerprint
     sliced = slice_model(backbone.model, backbone.device)
     pieces = {"processes": processes_of_run()[0], "layers_mb": round(sliced.bytes_kept / 1e6, 3)}
-    sharded = replace(backbone, sharding=pieces)
-    sharded.__dict__["fingerprint"] = fingerprint
-    return sharded
+    return replace(backbone, sharding=pieces, known_fingerprint=fingerprint)
 
 
 def recompute_activations(model: nn.Module) -> None:
