@@ -33,7 +33,8 @@ def grounded_ranks(
         answers: [b, d] vectors of answers.
         items: [n, d] vectors of items; equal titles have equal rows.
         targets: [b] rows of the true items.
-        masked: pairs of window and row that are no candidates, `[m]` each, as an index into `[b, n]`.
+        masked: pairs of window and row that are no candidates, `[m]` each, as an index into `[b, n]`; a pair may come
+            more than once, as where a user met an item twice.
 
     Returns:
         [b] ranks. A target that is no candidate, or whose distance is no number, comes last: n + 1.
@@ -48,11 +49,17 @@ def grounded_ranks(
             answers.split(ANSWER_BLOCK), targets.split(ANSWER_BLOCK), own.split(ANSWER_BLOCK), strict=True)])
     is_lost = ~own.isfinite()
     if masked is not None:
-        windows, rows = masked
+        windows, rows = _distinct(*masked, len(items))
         is_ahead = _is_ahead(_pair_distances(answers, items, windows, rows), own[windows], rows, targets[windows])
         ahead = ahead.index_add(0, windows, -is_ahead.long())
         is_lost = is_lost.index_put((windows,), rows == targets[windows], accumulate=True)
     return torch.where(is_lost, len(items) + 1, 1 + ahead)
+
+
+def _distinct(windows: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The pairs, each once."""
+    pairs = torch.unique(windows * count + rows)
+    return pairs // count, pairs % count
 
 
 def _mean(items: Tensor) -> Tensor:

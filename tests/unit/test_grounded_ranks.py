@@ -34,7 +34,9 @@ def test_ranks_equal_those_by_scores(windows, count, width, offset, scale, is_ro
     answers[0] = items[seed % count]
     targets = torch.randint(0, count, (windows,), generator=generator)
     is_masked = torch.rand(windows, count, generator=generator) < 0.2
-    for masked in (None, is_masked.nonzero(as_tuple=True)):
+    once = is_masked.nonzero(as_tuple=True)
+    repeated = tuple(torch.cat([part, part[::2], part[::3]]) for part in once)
+    for masked in (None, once, repeated):
         assert torch.equal(grounded_ranks(answers, items, targets, masked),
                            ranks_by_scores(answers, items, targets, masked))
 
