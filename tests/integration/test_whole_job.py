@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recbole_soft.run import run_recbole_soft
+from tests.toys import write_toy_dataset
 
 LEARNING = {
     "epochs": 14, "patience": 14, "tiny_steps": 60, "tiny_batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 5,
@@ -143,6 +144,15 @@ def test_fast_and_plain_paths_give_the_same_run(toy_settings, tmp_path):
     losses = [[row["loss_total"] for row in result["record"]["curves"]] for result in results]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert values(results[0]) == values(results[1])
+
+
+def test_users_who_met_an_item_twice_are_ranked_alike_on_both_paths(toy_settings, tmp_path):
+    write_toy_dataset(tmp_path / "data" / "again", users=20, length=40, name="again")
+    results = [run_recbole_soft("BIGRec_ZeroShot", "again", config_dict=toy_settings(
+        data_path=str(tmp_path / "data"), fast_path=fast, run_name=str(fast), test_sample="full", train_sample="full",
+        valid_sample="full")) for fast in (True, False)]
+    ranks = [(tmp_path / "saved" / str(fast) / "ranks_zero_shot.csv").read_text() for fast in (True, False)]
+    assert ranks[0] == ranks[1] and values(results[0]) == values(results[1])
 
 
 def test_a_given_sft_adapter_skips_the_first_stage_and_opens_in_peft(toy_settings, tmp_path):
