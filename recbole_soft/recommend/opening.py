@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from recbole_soft.config.layers import chosen_components, known_settings
+from recbole_soft.config.schema import NOT_RESULTS
 from recbole_soft.config.soft_config import SoftConfig
 from recbole_soft.data.dataset import SPLITS, SoftDataset
 from recbole_soft.errors import DataError, ModelError
@@ -36,8 +37,8 @@ from recbole_soft.strategies.base import Stage, StageContext
 
 logger = logging.getLogger("recbole_soft")
 # Settings that may differ from the run's without deciding a ranking: places, which are looked up anew, and speed.
-FREE = frozenset({"artifacts_dir", "run_name", "sft_adapter", "generation_batch_size", "embed_batch_tokens",
-                  "micro_batch_size", "gradient_checkpointing"})
+FREE = frozenset({*NOT_RESULTS, "sft_adapter", "generation_batch_size", "embed_batch_tokens", "micro_batch_size",
+                  "gradient_checkpointing"})
 DATA_REMEDY = "bring back the files of the run (--data_path=FOLDER), or train again"
 
 

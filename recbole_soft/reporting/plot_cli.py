@@ -13,11 +13,22 @@ from recbole_soft.reporting.plots import plot_curriculum
 from recbole_soft.reporting.record import RECORD_FILE
 
 OPTIONS = ("run", "out")
+EXAMPLE = "plot --run=saved/RUN --out=curriculum.png"
+HELP = f"""Draws tau, the distance and the losses of a SOFT run from its record (extra: plots).
+
+  --run=FOLDER        a finished run
+  --out=FILE          default: curriculum.png in the run's folder
+
+example: python run_recbole_soft.py {EXAMPLE}
+"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Draws tau, d_t and the losses of a run; returns the exit code."""
-    values = parse_options(argv, OPTIONS, {}, "plot", "plot --run=saved/RUN --out=curriculum.png")
+    if not argv or {"-h", "--help"} & set(argv):
+        sys.stdout.write(HELP)
+        return 0
+    values = parse_options(argv, OPTIONS, {}, "plot", EXAMPLE)
     if "run" not in values:
         raise SettingError("--run is missing", "command line", "plot --run=saved/RUN")
     folder = Path(values["run"])

@@ -120,6 +120,12 @@ def test_config_files(tmp_path):
     assert split_config_files(str(odd)) == [str(odd)] and split_config_files("") == []
 
 
+@pytest.mark.parametrize("name", sorted(cli.SUBCOMMANDS))
+def test_every_subcommand_says_what_it_takes(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    assert "--" in capsys.readouterr().out
+
+
 def test_help_names_everything_in_100_columns():
     text = cli_help.help_text()
     for name in [*MODELS, *STRATEGIES, *(setting.name for setting in SETTINGS), "SASRec", "Pop", "epochs",
