@@ -25,7 +25,7 @@ example: python run_recbole_soft.py {EXAMPLE}
 
 def main(argv: Sequence[str]) -> int:
     """Draws tau, d_t and the losses of a run; returns the exit code."""
-    if not argv or {"-h", "--help"} & set(argv):
+    if {"-h", "--help"} & set(argv):
         sys.stdout.write(HELP)
         return 0
     values = parse_options(argv, OPTIONS, {}, "plot", EXAMPLE)

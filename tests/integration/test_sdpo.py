@@ -227,7 +227,8 @@ def test_a_weighted_token_loss_is_added_and_an_unweighted_one_is_not_computed(to
 
 
 def test_it_learns_to_prefer_the_true_titles_with_its_own_rate_and_epochs(toy_settings):
-    result = run(toy_settings(epochs=1, sdpo_epochs=8, patience=8, sdpo_learning_rate=1e-2, train_sample=96))
+    result = run(toy_settings(epochs=1, sdpo_epochs=8, patience=8, sdpo_learning_rate=1e-2, sdpo_beta=1.0,
+                              train_sample=96))
     rows = rows_of(result)
     assert len(rows) == 8 and len(rows_of(result, "sft")) == 1
     assert rows[-1]["loss_total"] < 0.7 * rows[0]["loss_total"]

@@ -16,6 +16,8 @@ LEARNING = {
     "epochs": 14, "patience": 14, "tiny_steps": 60, "tiny_batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 5,
     "train_sample": "full", "valid_sample": "full", "test_sample": "full", "train_batch_size": 16,
     "mask_history": "none",
+    # The base model must not know the planted rule from training histories: fine-tuning has to find it.
+    "tiny_company": 0.0, "tiny_learning_rate": 5e-3,
 }
 
 
