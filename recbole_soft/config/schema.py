@@ -140,7 +140,7 @@ EMBEDDED = _section(
     Setting("tiny_layers", "int", None, "layers", low=1),
     Setting("tiny_heads", "int", None, "attention heads", low=1),
     Setting("tiny_vocabulary", "int", None, "size of its byte-pair vocabulary", low=300),
-    Setting("tiny_steps", "int", None, "pretraining steps on the catalogue's text", low=0),
+    Setting("tiny_steps", "int", None, "pretraining steps", low=0),
     Setting("tiny_batch_size", "int", None, "documents per pretraining step", low=1),
     Setting("tiny_learning_rate", "float", None, "highest pretraining learning rate", low=0),
     Setting("tiny_company", "float", None, "share of its texts that say which titles training users met one after "

@@ -110,13 +110,14 @@ def _embedded_model(config, dataset, template: PromptTemplate, store: ArtifactSt
                    f"--tiny_hidden_size={2 * settings.heads * max(1, settings.hidden_size // (2 * settings.heads))}")
     company = [items - 1 for items in dataset.sequences_until_now()] if settings.company else []
     text = CatalogText(dataset.catalog.titles[1:], dataset.catalog.categories[1:], template, company)
+    key = text.fingerprint(settings)
 
     def make(folder: Path) -> dict:
-        saves = Checkpoints(folder / PARTS, config["checkpoint_seconds"], text.fingerprint(settings))
+        saves = Checkpoints(folder / PARTS, config["checkpoint_seconds"], key)
         with tqdm(total=settings.steps, desc="Embedded LLM", unit="step", disable=not config["show_progress"]) as bar:
             return build_tiny(text, settings, folder, bar.update, saves)
 
-    folder, reused = store.obtain("tiny-llm", text.fingerprint(settings), make)
+    folder, reused = store.obtain("tiny-llm", key, make)
     source = "titles and training histories" if company else "the catalogue's text"
     logger.info("embedded LLM %s: %s", "reused" if reused else f"made from {source}", folder)
     return folder
