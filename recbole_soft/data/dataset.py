@@ -41,7 +41,7 @@ class SoftDataset(QuickLoading, SequentialDataset):
         sequence_items: [n_interactions] item ids by user, then time; `window_id` of a row of `inter_feat`
             is the position of its target in this array.
         sequence_users: [n_interactions] whose they are, ascending.
-        all_targets, all_window_ids: [n] target item ids and window ids of a split before sampling.
+        all_window_ids: [n] window ids of a split before sampling; `sequence_items` there are its targets.
         sequence_times: [n_interactions] when each of them happened, as a place in the order of all.
         counts: what was read, dropped and kept, for the record.
     """
@@ -222,7 +222,6 @@ class SoftDataset(QuickLoading, SequentialDataset):
         if available == 0:
             raise DataError(f"the {name} split has no window", where=self.dataset_path,
                             remedy="use more data or another split (eval_args)")
-        self.all_targets = self.inter_feat[self.iid_field].numpy()
         self.all_window_ids = self.inter_feat[WINDOW_FIELD].numpy()
         if size in (None, "full") or size == available:
             return

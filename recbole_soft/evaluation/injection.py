@@ -25,7 +25,8 @@ def injection_prior(config, train_dataset) -> Callable[..., Tensor]:
         ModelError: the run of `injection_model_file` cannot be used.
     """
     if config["injection"] == "popularity":
-        counts = popularity(train_dataset.all_targets, train_dataset.item_num).to(config["device"])
+        targets = train_dataset.sequence_items[train_dataset.all_window_ids]
+        counts = popularity(targets, train_dataset.item_num).to(config["device"])
         return lambda interaction: counts
     return load_traditional(Path(config["injection_model_file"]), train_dataset).full_sort_predict
 

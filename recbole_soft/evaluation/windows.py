@@ -20,7 +20,7 @@ def window_columns(train: SoftDataset, test: SoftDataset) -> dict[str, list[Any]
         popularity: how often the true item is the target of a training window, sampled or not.
     """
     items = test.inter_feat[test.iid_field].numpy()
-    counts = np.bincount(train.all_targets, minlength=test.item_num)
+    counts = np.bincount(train.sequence_items[train.all_window_ids], minlength=test.item_num)
     users = test.inter_feat[test.uid_field].numpy()
     return {
         "user": np.asarray(test.field2id_token[test.uid_field])[users].tolist(),

@@ -102,7 +102,7 @@ def test_sequences_until_now_hold_no_target_of_validation_or_test(tmp_path, samp
         begin = np.flatnonzero(users == user)[0]
         assert (items_met == train.sequence_items[begin:begin + len(items_met)]).all()
         assert (later_targets[users[later_targets] == user] >= begin + len(items_met)).all()
-    assert len(train.all_targets) == 48 and sum(map(len, met.values())) == 6 * (20 - 2)
+    assert len(train.all_window_ids) == 48 and sum(map(len, met.values())) == 6 * (20 - 2)
 
 
 def test_valid_and_test_windows_are_the_same_for_every_method(tmp_path):

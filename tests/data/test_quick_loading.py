@@ -75,7 +75,7 @@ def assert_equal(ours: SoftDataset, theirs: SoftDataset) -> None:
     for field, tokens in theirs.field2id_token.items():
         assert ours.field2id_token[field].dtype == tokens.dtype
         assert ours.field2id_token[field].tolist() == tokens.tolist()
-    for name in ("sequence_items", "sequence_users", "sequence_times", "_user_start", "all_targets"):
+    for name in ("sequence_items", "sequence_users", "sequence_times", "_user_start", "all_window_ids"):
         if hasattr(theirs, name):
             assert getattr(ours, name).dtype == getattr(theirs, name).dtype
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
