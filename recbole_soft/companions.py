@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from recbole.utils.argument_list import dataset_arguments
+
 from recbole_soft.artifacts import make_folder, read_json
 from recbole_soft.errors import ModelError
 from recbole_soft.resuming.locks import one_at_a_time
@@ -19,8 +21,7 @@ logger = logging.getLogger("recbole_soft")
 
 # What a companion takes over from the run: data, protocol and machine, not the training of the language model.
 SHARED_SETTINGS = (
-    "data_path", "field_separator", "encoding", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "title_field",
-    "category_field", "user_inter_num_interval", "item_inter_num_interval", "MAX_ITEM_LIST_LENGTH", "eval_args",
+    *dataset_arguments, "data_path", "encoding", "title_field", "category_field", "eval_args",
     "protocol", "window", "duplicate_titles", "mask_history", "valid_sample", "test_sample", "sample_seed", "seed",
     "valid_metric", "metrics", "topk", "use_gpu", "gpu_id", "reproducibility", "show_progress", "state",
 )
@@ -53,10 +54,19 @@ def companion_folder(config, setting: str, splits, root: Path, train: Callable[[
                 logger.info("%s: %s is trained first, in %s", setting, name, make_folder(folder))
                 train(name, shared, False)
             tidy(folder)
+    refuse_other_windows(folder, setting, splits)
+    return folder
+
+
+def refuse_other_windows(folder: Path, setting: str, splits) -> None:
+    """Whether the traditional model of a run folder may help a run on these splits.
+
+    Raises:
+        ModelError: the folder is of a run on other windows, or of none.
+    """
     if mistake := _mistake(folder, splits):
         raise ModelError(f"the traditional model cannot be used: {mistake}", where=f"{setting}={folder}",
                          remedy="train it on the same data with the same settings of the protocol")
-    return folder
 
 
 def _mistake(folder: Path, splits) -> str | None:

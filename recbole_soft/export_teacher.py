@@ -16,7 +16,7 @@ from recbole_soft.artifacts import read_json
 from recbole_soft.config.foreign import recorded_settings
 from recbole_soft.config.words import parse_options
 from recbole_soft.errors import ModelError, SettingError, nearest
-from recbole_soft.registry import is_llm_name
+from recbole_soft.registry import is_llm_name, split_name
 
 logger = logging.getLogger("recbole_soft")
 OPTIONS = {"run": "", "out": "", "sample": "full", "stage": "", "topk": "50", "trust_remote_code": "false"}
@@ -81,8 +81,10 @@ def export_teacher(run: Path, out: Path, topk: int = 50, sample: int | None = No
         raise SettingError(f"the run has no stage '{stage}'", where=f"--stage={stage}", remedy=nearest(stage, stages))
     make_folder(out, "out")
     plugin.install()
+    # Lists are by distance: beams that come first would have no distance of their own.
+    by_distance = {"ranking": "grounding"} if record["config"].get("ranking") == "beams" else {}
     model, train = _open(record, run, stage, {"train_sample": sample or "full", "eval_batch_size": BATCH,
-                                              "trust_remote_code": trust_remote_code})
+                                              "trust_remote_code": trust_remote_code, **by_distance})
     _write(model, train, out, topk, {"run": str(run), "model": record["model"], "stage": stage,
                                      "dataset": record["dataset"], "sample": sample or "full"})
     return out
@@ -97,6 +99,9 @@ def _record(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError("there is no readable record of a run", where=str(run),
                          remedy="give the folder that a finished run printed") from error
+    if is_llm_name(name) and split_name(name)[0].name == "Rerank":
+        raise ModelError("Rerank puts another model's items into order, it has no distances to teach", where=str(run),
+                         remedy="give a run of another LLM method, for instance BIGRec_SOFT")
     if not is_llm_name(name):
         raise ModelError(f"{name} is no LLM method, so it has no text vectors to teach", where=str(run),
                          remedy="give a run of an LLM method, for instance BIGRec_SOFT")
@@ -122,8 +127,31 @@ def _open(record: dict[str, Any], run: Path, stage: str, settings: dict[str, Any
                          remedy="bring back the files of the run, or train again")
     model = get_model(config["model"])(config, train)
     if stage:
-        model.weights.load(stage, run / stage)
+        _take_weights(model, config, record, run, stage)
+        model.injection = _injection(config, record, stage, train)
     return model.eval(), train
+
+
+def _take_weights(model, config, record: dict[str, Any], run: Path, stage: str) -> None:
+    from recbole_soft.strategies.base import Stage
+
+    if record["stages"][stage].get("folder"):
+        model.weights.load(stage, run / stage)
+        return
+    stages = split_name(record["model"])[1].load()(config).stages()
+    if any(type(each).begin is not Stage.begin for each in stages if each.name == stage):
+        raise ModelError(f"{record['model']} answers with demonstrations, and lists are made without",
+                         where=str(run), remedy="give the run of a method that trains, or of ZeroShot")
+    model.weights.create(stage, config["seed"])
+
+
+def _injection(config, record: dict[str, Any], stage: str, train):
+    """What the run mixed into the stage's distances."""
+    from recbole_soft.evaluation.injection import injection_prior
+    from recbole_soft.models.bigrec import Injection
+
+    chosen = next((row.get("injection") for row in record["results"] if row["stage"] == stage), None)
+    return Injection(injection_prior(config, train), chosen["gamma"]) if chosen else None
 
 
 def _write(model, train, out: Path, topk: int, about: dict[str, Any]) -> None:

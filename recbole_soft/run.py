@@ -11,7 +11,7 @@ import numpy as np
 
 from recbole_soft import plugin
 from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, make_folder, write_text
-from recbole_soft.companions import companion_folder
+from recbole_soft.companions import companion_folder, refuse_other_windows
 from recbole_soft.config.refusals import settings_that_fail
 from recbole_soft.data.sources import find_dataset
 from recbole_soft.distill import copy_first
@@ -153,6 +153,7 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: Clock,
     if config["retriever"]:
         model.retriever = _retriever(config, splits, model.store.root / "retrievers", validation_only)
         clock.lap("retriever")
+    prior = _injection_prior(config, splits)  # before the training: what is wrong with it is known at once
     trainer = LLMTrainer(config, model)
     trainer.eval_collector = recorder = RankRecorder(trainer.eval_collector)
     best_score, best_result = trainer.fit(train, valid, saved=saved, show_progress=config["show_progress"],
@@ -160,12 +161,12 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: Clock,
     clock.lap("training")
     copy_first(trainer.notes.get("self_distilled_set"), folder, config["examples"])
     results, test_result = [], {}
-    if validation_only and (injection := _injection(config, trainer, trainer.stages[-1].name, splits)):
+    if validation_only and (injection := _injection(config, trainer, trainer.stages[-1].name, valid, prior)):
         best_result = trainer.evaluate(valid, load_best_model=False)
         best_score = best_result[config["valid_metric"].lower()]
         trainer.notes["injection"] = injection
     for stage in () if validation_only else trainer.stages:
-        injection = _injection(config, trainer, stage.name, splits)
+        injection = _injection(config, trainer, stage.name, valid, prior)
         test_result = trainer.evaluate_stage(stage.name, test)
         results.append(_result(f"{model.name} {stage.label}", stage.name, recorder.last, splits, config)
                        | {"injection": injection}
@@ -182,14 +183,25 @@ def _run_llm(config, splits, folder: Path, saved: bool, clock: Clock,
     }
 
 
-def _injection(config, trainer, stage_name: str, splits) -> dict[str, Any] | None:
-    """Sets the model's injection for a stage, gamma chosen on validation; None when there is none."""
+def _injection_prior(config, splits):
+    """What is mixed into the distances; None when nothing is."""
     if config["injection"] == "none":
         return None
-    from recbole_soft.evaluation.injection import injection_prior, tune_injection
+    from recbole_soft.evaluation.injection import injection_prior
 
-    train, valid, _ = splits
-    model, prior = trainer.model, injection_prior(config, train.dataset)
+    prior = injection_prior(config, splits[0].dataset)
+    if config["injection"] == "cf":
+        refuse_other_windows(Path(config["injection_model_file"]), "injection_model_file", splits)
+    return prior
+
+
+def _injection(config, trainer, stage_name: str, valid, prior) -> dict[str, Any] | None:
+    """Sets the model's injection for a stage, gamma chosen on validation; None when there is none."""
+    if prior is None:
+        return None
+    from recbole_soft.evaluation.injection import tune_injection
+
+    model = trainer.model
     model.injection = None
     trainer.evaluate_stage(stage_name, valid)
     return tune_injection(model, valid, prior, config["valid_metric"], config["injection_gamma"])

@@ -59,6 +59,9 @@ def main(argv: Sequence[str]) -> int:
     recipe = read_recipe(find_recipe(options["config"]), words, listed(options["only"]),
                          [_seed(text) for text in listed(options["seeds"])], listed(options["datasets"]))
     output = Path(options["output"]) if options["output"] else recipe.output
+    if output.exists() and not output.is_dir():
+        raise SettingError(f"{output} is a file", "--output" if options["output"] else str(recipe.place),
+                           "give the name of a folder")
     benchmark = _benchmark(recipe, _is_yes(options["same_code"]))
     if _is_yes(options["dry_run"]):
         sys.stdout.write(plan_text(recipe, benchmark))
@@ -85,6 +88,7 @@ def _benchmark(recipe: Recipe, same_code: bool) -> Benchmark:
 def plan_text(recipe: Recipe, benchmark: Benchmark) -> str:
     """What a benchmark would do, one line per cell."""
     states: Counter[str] = Counter()
+    to_run: list[Cell] = []
     lines = [recipe.about] if recipe.about else []
     here = {dataset: local_dataset(dataset, next(cell.settings.get("data_path") for cell in benchmark.cells
                                                  if cell.dataset == dataset)) for dataset in recipe.datasets}
@@ -92,8 +96,8 @@ def plan_text(recipe: Recipe, benchmark: Benchmark) -> str:
     for number, cell in enumerate(benchmark.cells, 1):
         state, told = _state(benchmark, cell)
         states[state] += 1
+        to_run += [cell] * (state in ("run", "maybe"))
         lines.append(f"{number:>4}  {state:<7} {cell.name}{told}")
-    to_run = [cell for cell in benchmark.cells if cell.result is None and not benchmark.is_left_out(cell)]
     expected = [expected_seconds(cell, benchmark.cells) for cell in to_run]
     time = f"; about {duration(sum(expected))}" if expected and None not in expected else ""
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
@@ -137,7 +141,7 @@ def _show_table(recipe: Recipe, benchmark: Benchmark, failed: Sequence[Cell], ou
     notes = {dataset: list(lines) for dataset, lines in benchmark.notes.items()}
     for cell in failed:
         notes.setdefault(cell.dataset, []).append(f"missing: {cell.name}")
-    summary = Summary(methods, recipe.metrics, _baseline(recipe, methods), notes)
+    summary = Summary(methods, recipe.metrics, recipe.baseline, notes)
     comparison = summary.compared()
     remove_half_written(output)
     files = [*write_tables(output, comparison), write_summary(output, summary) / "summary.json",
@@ -155,7 +159,7 @@ def methods_of(recipe: Recipe, benchmark: Benchmark) -> list[Method]:
                 cells = [cell for cell in benchmark.cells if (cell.entry, cell.dataset, cell.variant)
                          == (entry, dataset, variant) and cell.result is not None]
                 if cells and not benchmark.is_left_out(cells[0]):
-                    methods.append(_method(cells, {} if entry.choose else variant))
+                    methods.append(_method(cells, {} if benchmark.is_chosen(cells[0]) else variant))
     return methods
 
 
@@ -163,11 +167,6 @@ def _method(cells: Sequence[Cell], shown: Mapping[str, Any]) -> Method:
     results = tuple(sorted((cell.result for cell in cells), key=lambda result: result.run.seed))
     label = " ".join([cells[0].entry.label or results[0].label, *(f"{key}={value}" for key, value in shown.items())])
     return Method(label, results, cells[0].entry.model)
-
-
-def _baseline(recipe: Recipe, methods: Sequence[Method]) -> str | None:
-    """The baseline, as long as it is in any table: when its run has failed, there are no tests."""
-    return recipe.baseline if any(recipe.baseline in (method.label, method.name) for method in methods) else None
 
 
 def _seed(text: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -115,13 +115,17 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, only: Se
     for key in file.values:
         if key not in KEYS:
             raise SettingError(f"{key}: there is no such key of a recipe", file.place(key), nearest(key, KEYS))
-    of_datasets = _datasets(file)
-    of_datasets = {name: of_datasets[name] for name in _chosen(datasets, of_datasets, "datasets")}
+    all_datasets = _datasets(file)
+    of_datasets = {name: all_datasets[name] for name in _chosen(datasets, all_datasets, "datasets")}
+    if seeds:
+        _seeds(list(seeds), "--seeds")
     common_seeds = tuple(_seeds(file.values.get("seeds", [DEFAULT_SEED]), file.place("seeds")))
     raw = file.values.get("models")
     if not isinstance(raw, list) or not raw:
         raise SettingError("a recipe needs `models`, a list", file.place("models"), "for example models: [BIGRec_SFT]")
-    entries = [_entry(item, file, of_datasets, common_seeds) for item in raw]
+    entries = [_entry(item, file, all_datasets, common_seeds) for item in raw]
+    entries = [replace(entry, datasets=tuple(name for name in entry.datasets if name in of_datasets))
+               for entry in entries]
     baseline = _baseline(file, entries)
     chosen = _chosen(only, dict.fromkeys(entry.model for entry in entries), "only")
     chosen += [need for entry in entries if entry.model in chosen for need in entry.needs.values()]
@@ -130,7 +134,7 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, only: Se
         path.stem, str(file.values.get("about", "")).strip(), tuple(entries), of_datasets,
         tuple(seeds) or common_seeds, _mapping(file, "settings"), _mapping(file, "settings_llm"),
         _mapping(file, "settings_traditional"), dict(overrides or {}),
-        baseline if any(baseline in (entry.title, entry.model) for entry in entries) else None, _metrics(file),
+        baseline, _metrics(file),
         Path(str(file.values.get("output") or f"results/{path.stem}")), str(path))
     _check_needs(recipe.entries, file)
     _check_cells(recipe)
@@ -159,19 +163,25 @@ def _entry(item: Any, file: YamlFile, datasets: Mapping[str, Any], seeds: tuple[
     if item.get("choose") not in (None, "validation") or (item.get("choose") and not grid):
         raise SettingError(f"choose = {item['choose']}: the only choice is `validation`, and it needs a grid", where,
                            "add a grid, or remove choose")
-    for key in item.get("export") or {}:
+    for key, value in (item.get("export") or {}).items():
         if key not in EXPORT_KEYS or TEACHER not in (item.get("needs") or {}):
             raise SettingError(f"export: {key} is no option of a needed teacher", where, nearest(key, EXPORT_KEYS))
+        if type(value) is not int or value < 1:
+            raise SettingError(f"export: {key} = {value} is no number from 1", where, f"for example {key}: 10")
+    if not isinstance(item.get("label", ""), str):
+        raise SettingError(f"label: {item['label']} is no text", where, f'write label: "{item["label"]}"')
+    of_entry = _listed(item.get("datasets") or list(datasets))
+    if unknown := [name for name in of_entry if name not in datasets]:
+        raise SettingError(f"datasets: the recipe has no {unknown[0]}", where, nearest(unknown[0], datasets))
     variants = tuple(dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
     return Entry(item["model"], item.get("label"), item.get("settings") or {}, variants, bool(item.get("choose")),
                  tuple(_seeds(item["seeds"], where)) if "seeds" in item else seeds,
-                 tuple(name for name in _listed(item.get("datasets") or list(datasets)) if name in datasets),
-                 item.get("needs") or {}, item.get("export") or {})
+                 tuple(of_entry), item.get("needs") or {}, item.get("export") or {})
 
 
 def _check_needs(entries: Sequence[Entry], file: YamlFile) -> None:
-    titles = [entry.title for entry in entries]
-    if twice := next((title for title in titles if titles.count(title) > 1), None):
+    rows = [entry.title.replace("_", " ").lower() for entry in entries]  # BIGRec_SFT's row is called BIGRec SFT
+    if twice := next((entry.title for entry, row in zip(entries, rows, strict=True) if rows.count(row) > 1), None):
         raise SettingError(f"two entries are called {twice}", file.place("models"), "give one of them a `label`")
     for entry in entries:
         for setting, model in entry.needs.items():
@@ -224,7 +234,7 @@ def _protocol(model: str, dataset: str, typed: Mapping[str, Any]) -> dict[str, A
 
 
 def _with_seeds(entry: Entry, seeds: Sequence[int]) -> Entry:
-    return Entry(**{**entry.__dict__, "seeds": tuple(seeds)}) if seeds else entry
+    return replace(entry, seeds=tuple(seeds)) if seeds else entry
 
 
 def _datasets(file: YamlFile) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,13 @@ class Benchmark:
 
     def is_known(self, cell: Cell) -> bool:
         """Whether all runs that the cell needs are there, so that its settings are known."""
-        return all(provider.result is not None and (setting != TEACHER or self._teacher_file(cell).is_file())
+        return all(provider.result is not None and (setting != TEACHER or self._has_teacher(cell))
                    for setting, provider in cell.needs.items())
+
+    def _has_teacher(self, cell: Cell) -> bool:
+        """Whether the teacher was written after the run that it is of."""
+        file, run = self._teacher_file(cell), Path(cell.needs[TEACHER].result.run.place) / RECORD_FILE
+        return file.is_file() and run.is_file() and file.stat().st_mtime >= run.stat().st_mtime
 
     def _teacher_file(self, cell: Cell) -> Path:
         return provided_folder(cell, TEACHER, cell.needs[TEACHER], self.teachers) / "teacher.json"
@@ -111,6 +117,10 @@ class Benchmark:
         """Whether a grid was decided against the cell's variant."""
         return cell.entry.choose and self._choice(cell) not in (None, cell.variant)
 
+    def is_chosen(self, cell: Cell) -> bool:
+        """Whether a grid was decided for the cell's variant."""
+        return cell.entry.choose and self._choice(cell) == cell.variant
+
     def awaits_choice(self, cell: Cell) -> bool:
         """Whether the grid that the cell belongs to is not decided yet."""
         return cell.entry.choose and not cell.is_search and self._choice(cell) is None
@@ -121,8 +131,8 @@ class Benchmark:
         if key not in self._chosen:
             search = [other for other in self.cells if other.is_search and other.entry is cell.entry
                       and other.dataset == cell.dataset]
-            if any(other.result is None for other in search):
-                return None
+            if any(other.result is None or other.result.run.raw["best_valid_score"] is None for other in search):
+                return None  # not all there, or one whose loss was no number
             better = max if search[0].result.run.config.get("valid_metric_bigger", True) else min
             best = better(search, key=lambda other: other.result.run.raw["best_valid_score"])
             metric = best.result.run.config["valid_metric"]
@@ -139,16 +149,24 @@ class Benchmark:
         make_folder(self.work, "checkpoint_dir")
         with only_process_in(self.work, "give this one another --checkpoint_dir"):
             remove_half_written(self.work)
+            for cell in self.cells:  # what is there already takes no time
+                self._glance(cell)
             for number, cell in enumerate(self.cells):
                 if self._settled(cell, progress):
                     continue
                 waiting = [other for other in self.cells[number + 1:] if other.result is None
-                           and not self.is_left_out(other)]
+                           and not self.is_left_out(other) and not self.lenders(other)]
                 progress.begin(cell, waiting)
                 self._run(cell, progress)
                 progress.end(cell)
                 if cell.failure is None:
                     write_json(self.work / TIMES_FILE, self._times() | {cell.result.run.place: round(cell.seconds, 1)})
+
+    def _glance(self, cell: Cell) -> None:
+        """Looks at a cell for the time left; what is wrong with it is said when it is its turn."""
+        if not self.awaits_choice(cell):
+            with suppress(UserError):
+                self.look(cell)
 
     def _settled(self, cell: Cell, progress: Progress) -> bool:
         """Whether there is nothing to run; says why when something was there and is not taken."""
@@ -161,6 +179,7 @@ class Benchmark:
             return True
         if not cell.is_search and self.is_left_out(cell):
             return True
+        cell.result = None  # what it needs may have been run again since it was looked at
         try:
             why = self.look(cell)
         except UserError as error:  # settings are checked before, but a folder that another run made is not
@@ -174,7 +193,7 @@ class Benchmark:
     def _run(self, cell: Cell, progress: Progress) -> None:
         log = self.work / "logs" / f"{cell.name.replace(' ', '_').replace(',', '').replace('/', '-')}.log"
         commands = []
-        if TEACHER in cell.needs and not self._teacher_file(cell).is_file():
+        if TEACHER in cell.needs and not self._has_teacher(cell):
             provider = cell.needs[TEACHER].result
             commands.append(["export-teacher", f"--run={provider.run.place}", f"--stage={provider.stage}",
                              f"--out={self._teacher_file(cell).parent}",

@@ -20,6 +20,7 @@ from recbole_soft.registry import LLM_FAMILY, recbole_model_names, traditional_n
 _PICKLED_CACHES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
 _NUMBER = r"\s*(?:\d+(?:\.\d+)?|-?inf)\s*"
 _INTERVAL = re.compile(rf"\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*\Z")
+_RANK_METRICS = ("hit", "recall", "precision", "ndcg", "mrr", "map")
 _VALID_METRIC = re.compile(r"([A-Za-z]+)@([1-9][0-9]*)\Z")
 
 
@@ -158,12 +159,20 @@ def _injection(run: _Context) -> SettingError | None:
     if run["injection"] != "cf" and run.user.get("injection_model_file") is not None:
         return run.mistake(f"injection_model_file = {file} has no effect with injection = {run['injection']}",
                            ("injection_model_file", "injection"), "use injection=cf, or remove it")
+    by = run["valid_metric"]
+    if run["injection"] != "none" and run["injection_gamma"] is None and \
+            by.partition("@")[0].lower() not in _RANK_METRICS:
+        return run.mistake(f"valid_metric = {by} cannot choose an injection's gamma: no rank decides it",
+                           ("valid_metric", "injection"), "--valid_metric=NDCG@10, or --injection_gamma=NUMBER")
     return None
 
 
 def _retriever(run: _Context) -> SettingError | None:
     name = run["retriever"]
     known = [*traditional_names(), *recbole_model_names()]
+    if name == "LLMCF":
+        return run.mistake("retriever = LLMCF: its examples are training windows, and here those are a sample",
+                           ("retriever",), "--retriever=SASRec, or another model that reads no examples")
     if name is None or name in known or Path(name).is_dir():
         return None
     return run.mistake(f"retriever = {name}: neither a run folder nor a RecBole model", ("retriever",),
@@ -200,6 +209,12 @@ def _protocol(run: _Context) -> SettingError | None:
     if run.user.get("benchmark_filename"):
         return run.mistake("benchmark_filename: windows are cut and split here, for every method alike",
                            ("benchmark_filename",), "remove it")
+    read = {run["TIME_FIELD"], *(run["selected_features"] or ())}
+    interval = run.user.get("val_interval")
+    if unread := [name for name in interval if name not in read] if isinstance(interval, dict) else ():
+        return run.mistake(f"val_interval = {run['val_interval']}: of interactions, only user, item and time are read, "
+                           f"{', '.join(unread)} is not", ("val_interval",),
+                           f"leave those rows out of the file, or name {' or '.join(sorted(read))}")
     clip = run.user.get("clip_grad_norm")
     if clip is not None and not (isinstance(clip, dict) and "max_norm" in clip):
         return run.mistake(f"clip_grad_norm = {clip}: must be a mapping with max_norm", ("clip_grad_norm",),

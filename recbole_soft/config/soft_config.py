@@ -83,6 +83,16 @@ class SoftConfig(Config):
         self.external_config_dict = {key: value for key, value in self._typed_settings.items()
                                      if (key, value) != ("llm", None)}
 
+    def _get_final_config_dict(self) -> dict[str, Any]:
+        """What a user's `eval_args` leave out is the protocol's. RecBole would fill in its own: a split by users."""
+        given, protocol = self.external_config_dict.get("eval_args"), self.internal_config_dict.get("eval_args")
+        if isinstance(given, Mapping) and isinstance(protocol, Mapping):
+            missing = dict(protocol)
+            if "LS" in (given.get("split") or {}):
+                missing["group_by"] = "user"  # the last of each user's; there is no other way to leave one out
+            self.external_config_dict["eval_args"] = missing | dict(given)
+        return super()._get_final_config_dict()
+
     def _init_device(self) -> None:
         """RecBole's device, on the GPU of this process; the first process alone shows and keeps things.
 

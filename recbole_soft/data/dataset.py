@@ -121,6 +121,7 @@ class SoftDataset(QuickLoading, SequentialDataset):
             merged = merge_equal_titles(tokens, self._item_table.loc[tokens])
             self.counts["items_merged"] = len(tokens) - merged.nunique()
             self.inter_feat[self.iid_field] = replaced(self.inter_feat[self.iid_field], tokens, merged)
+            self._remove_duplication()  # of rm_dup_inter: twins were two items until now
         if self.item_feat is not None:
             kept = self.item_feat[self.iid_field].isin(self.inter_feat[self.iid_field])
             self.item_feat = self.item_feat[kept].reset_index(drop=True)
@@ -134,8 +135,7 @@ class SoftDataset(QuickLoading, SequentialDataset):
                 raise DataError(
                     f"there is no file {self.dataset_name}.item, and a language model needs titles",
                     where=self.dataset_path,
-                    remedy=f"write {self.dataset_name}.item with the columns {self.iid_field}:token and title:token",
-                )
+                    remedy=f"write {self.dataset_name}.item with the columns {self.iid_field}:token and title:token")
             return
         titled = self.inter_feat[self.iid_field].isin(self._item_table.index)
         self.counts["without_title"] = int((~titled).sum())
@@ -202,7 +202,8 @@ class SoftDataset(QuickLoading, SequentialDataset):
             splits = super().build()
             if len(splits) != len(SPLITS):
                 raise ValueError(f"it gives {len(splits)} parts, not training, validation and test")
-        except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+                ValueError) as error:
             if "eval_args" not in self.config.external_config_dict:
                 raise
             raise SettingError(

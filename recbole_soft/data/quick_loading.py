@@ -44,6 +44,12 @@ class QuickLoading:
         return self.quick_loading_wanted and not reason
 
     # ---- RecBole's names -------------------------------------------------------------------------
+    def _remove_duplication(self) -> None:
+        """RecBole's, less its sort: rows are in the order of time, and its sort may exchange those of one time."""
+        if self.config["rm_dup_inter"] is not None:
+            self.inter_feat = self.inter_feat.drop_duplicates(
+                subset=[self.uid_field, self.iid_field], keep=self.config["rm_dup_inter"], ignore_index=True)
+
     def _filter_by_inter_num(self) -> None:
         if not self._has_numbers():
             super()._filter_by_inter_num()

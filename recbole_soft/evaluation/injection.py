@@ -9,13 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_soft.evaluation.ranks import METRICS, ranks_of
+from recbole_soft.evaluation.ranks import ranks_of
 from recbole_soft.grounding import choose_gamma, inject, popularity
 from recbole_soft.models.bigrec import BIGRec, Injection
 from recbole_soft.models.traditional import load_traditional
+from recbole_soft.statistics.metrics import hit, ndcg, reciprocal_rank
 
 # BIGRec's own grids, thinned: one gamma for all metrics (the published code takes one per metric and cut-off).
 GAMMA_GRID = (0.0, *(round(0.1 * step, 1) for step in range(1, 10)), *range(1, 11), *range(15, 101, 5))
+
+# RecBole's metrics of windows with one target. Its Precision is Recall by the cut-off, which changes no choice.
+METRICS_OF_RANKS = {"hit": hit, "recall": hit, "precision": hit, "ndcg": ndcg, "mrr": reciprocal_rank,
+                    "map": reciprocal_rank}
 
 
 def injection_prior(config, train_dataset) -> Callable[..., Tensor]:
@@ -28,7 +33,9 @@ def injection_prior(config, train_dataset) -> Callable[..., Tensor]:
         targets = train_dataset.sequence_items[train_dataset.all_window_ids]
         counts = popularity(targets, train_dataset.item_num).to(config["device"])
         return lambda interaction: counts
-    return load_traditional(Path(config["injection_model_file"]), train_dataset).full_sort_predict
+    model = load_traditional(Path(config["injection_model_file"]), train_dataset)
+    # Some models give one row for all windows, and it may lie elsewhere than the language model.
+    return lambda interaction: model.full_sort_predict(interaction.to(model.device)).view(len(interaction), -1)
 
 
 def tune_injection(model: BIGRec, valid_data, prior, valid_metric: str, gamma: float | None) -> dict[str, object]:
@@ -43,7 +50,7 @@ def tune_injection(model: BIGRec, valid_data, prior, valid_metric: str, gamma: f
         model.injection = Injection(prior, gamma)
         return {"gamma": gamma, "chosen": "given"}
     name, _, cutoff = valid_metric.partition("@")
-    metric = METRICS["NDCG" if name.lower() == "ndcg" else "HR"]
+    metric = METRICS_OF_RANKS[name.lower()]
     batches = [_scored(model, batch, prior) for batch in valid_data]
 
     def evaluate(candidate: float) -> float:

@@ -209,7 +209,8 @@ class FullWeights(TunedWeights):
 
     def save(self, name: str, folder: Path) -> None:
         with disk_errors(folder):
-            self.model.save_pretrained(str(folder), state_dict=self.state(name))
+            # Under the names that the model has in memory, not those of its original checkpoint: `load` compares them.
+            self.model.save_pretrained(str(folder), state_dict=self.state(name), save_original_format=False)
 
     def load(self, name: str, folder: Path) -> None:
         path = folder / "model.safetensors"

@@ -5,7 +5,6 @@ Knows how to load and identify a model; nothing of adapters, prompts or recommen
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import os
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from recbole_soft.errors import ModelError
+from recbole_soft.llm.fingerprint import weights_fingerprint
 from recbole_soft.llm.quantization import (
     NONE,
     about_quantization,
@@ -52,6 +52,7 @@ _REMEDIES = (
     (("for this kind of automodel",), "give a causal (decoder-only) language model, such as Llama, Qwen or GPT-2"),
     (("does not recognize this architecture",), "pip install --upgrade transformers, or choose another model"),
     (("cannot be loaded with `safetensors`",), _REMEDY_PICKLE),
+    (("scaled_dot_product_attention",), "--attn_implementation=eager"),
     (("mismatched_sizes",), "config.json and the weights belong to different models: copy both from the same one"),
 )
 # What transformers raises where files are damaged, or settings in them make no sense.
@@ -83,6 +84,7 @@ class Backbone:
 
     Attributes:
         known_fingerprint: of weights that can no longer be read as a whole.
+        stop_ids: tokens at which the checkpoint's own answers end, such as the end of a chat's turn.
     """
 
     model: nn.Module
@@ -91,6 +93,7 @@ class Backbone:
     quantization: dict[str, Any] | None = None
     sharding: dict[str, Any] | None = None
     known_fingerprint: str | None = None
+    stop_ids: tuple[int, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -148,8 +151,10 @@ def load_backbone(settings: LoadSettings) -> Backbone:
     keep_gradients_after_evaluation(model)
     _check_quantized(settings, model, tokenizer.eos_id)
     # A checkpoint's sampling defaults must never reach our decoding.
+    stops = model.generation_config.eos_token_id
     model.generation_config = type(model.generation_config)()
-    backbone = Backbone(model.eval(), tokenizer, settings.device, about_quantization(settings.quantization, model))
+    backbone = Backbone(model.eval(), tokenizer, settings.device, about_quantization(settings.quantization, model),
+                        stop_ids=tuple(stops) if isinstance(stops, (list, tuple)) else ())
     return _sharded(backbone) if sharding else backbone
 
 
@@ -167,17 +172,6 @@ def recompute_activations(model: nn.Module) -> None:
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     model.enable_input_require_grads()
-
-
-def weights_fingerprint(model: nn.Module, samples: int = 1024) -> str:
-    """Hash of a model's architecture and of evenly spaced values of every tensor."""
-    digest = hashlib.sha256(type(model).__name__.encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        step = max(1, flat.numel() // samples)
-        probe = flat[::step].float().cpu() if flat.is_floating_point() else flat[::step].long().cpu()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + probe.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _dtype(settings: LoadSettings) -> torch.dtype:
@@ -251,6 +245,16 @@ def _fit_embeddings(llm_path: str, model: nn.Module, tokenizer: LLMTokenizer) ->
                          where=f"llm_path={llm_path}", remedy="put the model's own tokenizer into the folder")
     if len(tokenizer.hf) > rows:
         model.resize_token_embeddings(len(tokenizer.hf), mean_resizing=False)
+        _fill_new_rows(model, rows)
+
+
+@torch.no_grad()
+def _fill_new_rows(model: nn.Module, known: int) -> None:
+    """Rows beyond the `known` ones become their mean; transformers draws them at random."""
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    tables = [table for layer in layers for table in (layer.weight, getattr(layer, "bias", None)) if table is not None]
+    for table in {id(table): table for table in tables}.values():  # tied ones are one
+        table[known:] = table[:known].float().mean(0).to(table)
 
 
 def _hub_answers() -> bool:

@@ -47,14 +47,17 @@ def embed_texts(
     rows = [tokenizer.bos_ids + (body or [tokenizer.eos_id]) for body in tokenizer.encode(unique)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     batches = _alike(order, rows) if alike else _batches(order, rows, batch_tokens)
-    vectors = torch.empty(len(rows), backbone.hidden_size, dtype=torch.float32, device=backbone.device)
+    vectors = torch.empty(0, backbone.hidden_size, dtype=torch.float32, device=backbone.device)
     was_training = model.training
     model.eval()
     try:
         for batch in batches:
             filled = [rows[i] for i in batch] + [rows[batch[-1]]] * (alike * (ROWS_ALIKE - len(batch)))
             columns = _columns(rows[batch[-1]]) if alike else len(rows[batch[-1]])
-            vectors[batch] = _pool(backbone, model, filled, columns, pooling)[: len(batch)]
+            found = _pool(backbone, model, filled, columns, pooling)[: len(batch)]
+            if not len(vectors):  # what comes out may be narrower than the hidden layers (OPT-350m)
+                vectors = found.new_empty(len(rows), found.shape[1], dtype=torch.float32)
+            vectors[batch] = found
             if progress is not None:
                 progress(len(batch))
     finally:

@@ -21,6 +21,8 @@ from recbole_soft.llm.masked_softmax import MaskedSoftmax
 Tokens = Sequence[int]
 
 _MASKABLE_ATTENTION = ("sdpa", "eager")
+# Models whose local attention counts rows' columns, not positions: branches of one prompt lie further apart there.
+COLUMN_MASKED = ("gpt_neo",)
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 _WINDOW_SETTINGS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention")
 _NEEDED_ARGUMENTS = ("attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache")
@@ -113,6 +115,8 @@ def reason_against_packing(model: nn.Module, longest: int) -> str | None:
     attention = getattr(config, "_attn_implementation", None)
     if attention not in _MASKABLE_ATTENTION:
         return f"the attention implementation '{attention}' takes no 4-D mask"
+    if config.model_type in COLUMN_MASKED:
+        return "it masks by the place in the row"
     if getattr(config, "alibi", False):
         return "its attention depends on the distance in the row (ALiBi)"
     accepted = inspect.signature(causal.base_model.forward).parameters
@@ -124,7 +128,7 @@ def reason_against_packing(model: nn.Module, longest: int) -> str | None:
     window = _shortest_window(config)
     if window is not None and longest > window:
         return f"its attention window of {window} tokens is shorter than the longest sequence ({longest})"
-    return _rope_reason(config, longest)
+    return rope_reason(config, longest)
 
 
 def _shortest_window(config: Any) -> int | None:
@@ -135,7 +139,7 @@ def _shortest_window(config: Any) -> int | None:
     return min((window for window in windows if isinstance(window, int) and window > 0), default=None)
 
 
-def _rope_reason(config: Any, longest: int) -> str | None:
+def rope_reason(config: Any, longest: int) -> str | None:
     """Rotary embeddings that change with the length seen give other keys in each part of a packed run."""
     settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     nested = [value for value in settings.values() if isinstance(value, Mapping)]

@@ -36,7 +36,7 @@ class TitleVectors:
         self._pooling, self._batch_tokens = pooling, batch_tokens
         self._row = {title: row for row, title in enumerate(titles)}
         self._key = content_key(base=base_fingerprint, tokenizer=backbone.tokenizer.fingerprint, pooling=pooling,
-                                titles=list(titles))
+                                titles=list(titles), attention=backbone.model.config._attn_implementation)
         self._store, self._seconds = store, seconds
         self._table: Tensor | None = None
         self._answers: dict[str, Tensor] = {}

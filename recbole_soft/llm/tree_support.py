@@ -14,14 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_soft.llm.plain_score import COLUMN_MASKED, rope_reason
 from recbole_soft.llm.quantization import is_eight_bit
 from recbole_soft.llm.tree_decoder import TreeDecoder, run_template
 
 _TREE_ATTENTION = ("sdpa", "eager")
 """The attention implementations that add a 4-D float mask to the scores."""
-
-_POSITION_DEPENDENT_ROPE = ("dynamic", "longrope")
-"""Rotary scalings that change with the longest position of a batch, so that cached keys would go stale."""
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 """Largest difference of the logits in the probe, in units of how far two branches differ. Half precision rounds
@@ -60,22 +58,20 @@ def _reason_in_wrapper(model: nn.Module) -> str | None:
 
 
 def _reason_in_config(model: nn.Module, longest: int) -> str | None:
-    config = model.config
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(model.config, "is_encoder_decoder", False):
         return "it is an encoder-decoder"
+    config = model.config.get_text_config(decoder=True)  # of models that also see, the part that reads
+    if config.model_type in COLUMN_MASKED:
+        return "it masks by the place in the row"
     if "position_ids" not in inspect.signature(model.forward).parameters or getattr(config, "alibi", False):
         return "it takes no position ids"
-    attention = getattr(config, "_attn_implementation", None)
+    attention = getattr(model.config, "_attn_implementation", None)
     if attention not in _TREE_ATTENTION:
         return f"attention implementation {attention!r} takes no 4-D mask"
     window = _window(config)
     if window is not None and window < longest:
         return f"its attention window of {window} tokens is shorter than the context of {longest}"
-    rope = getattr(config, "rope_parameters", None) or {}
-    original = rope.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", longest)
-    if rope.get("rope_type") in _POSITION_DEPENDENT_ROPE and longest > original:
-        return f"its rotary scaling {rope['rope_type']!r} changes beyond {original} tokens"
-    return None
+    return rope_reason(config, longest)
 
 
 def _window(config: Any) -> int | None:

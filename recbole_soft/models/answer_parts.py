@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Prompts that are answered together, in batches of generation.
 BATCHES_IN_A_PART = 8
 ANSWERS = "answers.json"
-_SEARCH_SETTINGS = ("decoding", "fast_path", "dtype", "quantization", "generation_batch_size")
+SEARCH_SETTINGS = ("decoding", "fast_path", "dtype", "quantization", "generation_batch_size", "attn_implementation")
 
 
 def unfinished_parts(config) -> Parts:
@@ -54,7 +54,7 @@ def obtain_answers(model: LLMRecommender, dataset, progress: Callable[[int], Non
 def key_of_answers(model: LLMRecommender, prompts: Sequence[Sequence[int]]) -> str:
     """Hash of all that decides the answers: the very weights, the search, the prompts and their batches."""
     return content_key(weights=fingerprint_of_weights(model), beams=asdict(model.beams), prompts=prompts,
-                       search=[model.options[name] for name in _SEARCH_SETTINGS], batches=BATCHES_IN_A_PART,
+                       search=[model.options[name] for name in SEARCH_SETTINGS], batches=BATCHES_IN_A_PART,
                        titles=model.catalog.fingerprint, device=model.backbone.device.type)
 
 

@@ -54,7 +54,7 @@ def make_pool(dataset: SoftDataset, share: float, seed: int) -> ExamplePool:
     frame = dataset.inter_feat[torch.from_numpy(rows)]
     chosen = frame[dataset.iid_field].numpy()
     known = dataset.items_before(frame[WINDOW_FIELD].numpy())
-    refused = _items_not_met(known, chosen, dataset.item_num, np.random.RandomState(seed))
+    refused = _items_not_met(known, chosen, dataset.item_num, seed, frame[WINDOW_FIELD].tolist())
     return ExamplePool(
         windows=frame[WINDOW_FIELD].long(), users=frame[dataset.uid_field],
         histories=frame[getattr(dataset, f"{dataset.iid_field}_list_field")],
@@ -63,9 +63,12 @@ def make_pool(dataset: SoftDataset, share: float, seed: int) -> ExamplePool:
         times=frame[dataset.time_field])
 
 
-def _items_not_met(known: list[np.ndarray], chosen: np.ndarray, n_items: int,
-                   rng: np.random.RandomState) -> np.ndarray:
-    """[p] one uniform item each that is neither known nor chosen."""
+def _items_not_met(known: list[np.ndarray], chosen: np.ndarray, n_items: int, seed: int,
+                   windows: list[int]) -> np.ndarray:
+    """[p] one uniform item each that is neither known nor chosen.
+
+    A window's item depends on the seed and the window alone: a text about it stays true whatever else is in the pool.
+    """
     drawn = np.zeros(len(chosen), dtype=np.int64)
     for row, (met, target) in enumerate(zip(known, chosen, strict=True)):
         free = np.ones(n_items, dtype=bool)
@@ -75,5 +78,5 @@ def _items_not_met(known: list[np.ndarray], chosen: np.ndarray, n_items: int,
         if not len(left):
             raise DataError("a user has met every item, so there is none to refuse", where="LLMCF",
                             remedy="use a data set with more items")
-        drawn[row] = left[rng.randint(len(left))]
+        drawn[row] = left[np.random.RandomState([seed, windows[row]]).randint(len(left))]
     return drawn

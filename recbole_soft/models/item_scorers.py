@@ -22,8 +22,9 @@ class ItemScorer:
 
     def __init__(self, config, dataset) -> None:
         if config["loss_type"] != "CE":
+            own = next(each.name for each in self.settings if each.name in ("dros_base_loss", "llmcf_loss"))
             raise SettingError(f"loss_type = {config['loss_type']} has no effect: {config['model']} has a loss of its "
-                               "own", where="loss_type", remedy="remove it; dros_base_loss chooses the base loss")
+                               "own", where="loss_type", remedy=f"remove it; {own} chooses the base loss")
         super().__init__(config, dataset)
 
     def user_vectors(self, interaction) -> Tensor:

@@ -40,7 +40,7 @@ FILE = "item_vectors.safetensors"
 SHARED_SETTINGS = (
     *dataset_arguments, *(name for name in evaluation_arguments if name != "eval_batch_size"),
     *(setting.name for setting in PROTOCOL if setting.name != "train_sample"),
-    "gpu_id", "use_gpu", "seed", "reproducibility", "data_path", "checkpoint_dir", "state",
+    "gpu_id", "use_gpu", "seed", "reproducibility", "data_path", "encoding", "checkpoint_dir", "state",
 )
 # Values of a RecBole Config that decide no result; paths change from machine to machine.
 NOT_DECIDING = ("data_path", "checkpoint_dir", "artifacts_dir", "state", "show_progress", "gpu_id", "run_name",
@@ -101,7 +101,11 @@ def obtain_item_vectors(config, dataset, store: ArtifactStore) -> ItemVectors:
 
 def _of_earlier_run(folder: Path, config, dataset) -> ItemVectors:
     model = load_traditional(folder, dataset, "rec_model_file")
-    theirs = read_json(folder / "run.json").get("protocol", {})
+    record = read_json(folder / "run.json")
+    theirs = record.get("protocol", {})
+    if record["data"].get("interactions", "") not in ("", dataset.interactions_fingerprint()):
+        raise ModelError("it was trained on other interactions: its training data may hold this run's test data",
+                         where=f"rec_model_file={folder}", remedy="train it anew on this data, or leave it out")
     for name in SAME_PROTOCOL:
         if name in theirs and str(theirs[name]) != str(config[name]):
             raise ModelError(f"it was trained with {name} = {theirs[name]}, this run has {config[name]}: its training "

@@ -76,6 +76,8 @@ class ResumableTraining:
                              callback_fn=note)
             self._is_finished = True
             self._save_if_due(self.trainer.epochs)
+        else:
+            self.trainer.eval_collector.data_collect(train_data)  # RecBole does it where it trains
         if self._best is not None:
             self._best.put_back(self.trainer.model)
         return self.trainer.best_valid_score, self.trainer.best_valid_result

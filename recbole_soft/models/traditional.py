@@ -51,9 +51,12 @@ def with_learned(config, dataset, folder: Path):
 
     Raises:
         OSError, SafetensorError: the file of weights cannot be read.
-        ValueError, RuntimeError: see `load_learned`.
+        ValueError, RuntimeError: see `load_learned`; or the model reads a teacher that has changed since.
     """
     model = get_model(config["model"])(config, dataset).to(config["device"])
+    learned_from = read_json(folder / "run.json").get("notes", {}).get("teacher", {}).get("tensors")
+    if learned_from not in (None, getattr(model, "notes", {}).get("teacher", {}).get("tensors")):
+        raise ValueError(f"the teacher in {config['teacher']} is not the one that it learned from")
     load_learned(model, load_file(folder / WEIGHTS))
     return model.eval()
 

@@ -20,6 +20,9 @@ from recbole_soft.parallel import group
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
+# By what a loss in float16 is multiplied: gradients of single tokens would become 0. A power of two rounds nothing.
+HALF_SCALE = 2.0**12
+
 
 def accumulate(
     batches: Sequence[Batch], backward: Callable[[int, Batch], Result], parameters: Sequence[nn.Parameter],
@@ -52,6 +55,13 @@ def accumulate(
         parameter.grad = total
     by_process = group.gather(results)
     return [by_process[number % size][number // size] for number in range(len(batches))]
+
+
+def divide_gradients(parameters: Sequence[nn.Parameter], scale: float) -> None:
+    """Takes a scale of the loss off the gradients again."""
+    for parameter in parameters if scale != 1.0 else ():
+        if parameter.grad is not None:
+            parameter.grad.div_(scale)
 
 
 def _add_round(sums: list[Tensor | None], parameters: Sequence[nn.Parameter], count: int) -> None:

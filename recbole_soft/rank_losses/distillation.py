@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+NEARLY_NOTHING = 1e-8
+
 
 @dataclass(frozen=True)
 class Importance:
@@ -35,7 +37,8 @@ def importance_weights(items: Tensor, distances: Tensor, scale: float, student_t
 
         w_pos(r) ~ exp(-r / lambda), r = 1 ... k, summing to 1
         w_conf   ~ exp(-d / scale), summing to 1: a softmax, which knows no underflow
-        w_cons   = 1 where the item is among the student's own first, else 0
+        w_cons   = 1 where the item is among the student's own first, else nearly 0: alone, without any agreement, it
+                   weighs all items alike
 
     Args:
         items: [b, k] the teacher's items, best first; 0 where its list is shorter.
@@ -50,7 +53,8 @@ def importance_weights(items: Tensor, distances: Tensor, scale: float, student_t
     places = torch.arange(1, items.shape[1] + 1, device=items.device, dtype=torch.float32)
     position = (-places / importance.position_scale).expand_as(distances).masked_fill(~is_listed, -torch.inf).softmax(1)
     confidence = (-distances.float() / scale).masked_fill(~is_listed, -torch.inf).softmax(1)
-    consistency = ((items[:, :, None] == student_top[:, None, :]).any(2) & is_listed).float()
+    agreed = (items[:, :, None] == student_top[:, None, :]).any(2)
+    consistency = (agreed + NEARLY_NOTHING) * is_listed
     weights = (importance.position * position + importance.confidence * confidence
                + importance.consistency * consistency)
     return weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

@@ -32,7 +32,7 @@ HELP = f"""Compares finished runs: means over seeds, intervals, paired tests, ga
 
 example: {EXAMPLE}
 """
-YES = ("true", "1", "yes")
+YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -80,4 +80,7 @@ def read_options(argv: Sequence[str]) -> dict[str, str]:
         raise SettingError("give either --runs or --from", "command line", EXAMPLE)
     if options["format"] not in FORMATS:
         raise SettingError(f"there is no format '{options['format']}'", "--format", nearest(options["format"], FORMATS))
+    if options["details"].lower() not in YES + NO:
+        raise SettingError(f"details = {options['details']} is neither True nor False", "--details",
+                           "for example --details=True")
     return options

@@ -74,12 +74,14 @@ class MethodRow:
     Attributes:
         gain: mean of the cells' gains, as the paper's abstract averages them; None unless all cells have one.
         gain_over: labels of the strategies that the gains are over, by metric.
+        values: [s, n, m] by seed, test window and metric.
     """
 
     method: Method
     cells: dict[str, Cell]
     gain: float | None = None
     gain_over: dict[str, str] = field(default_factory=dict)
+    values: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)), repr=False)
 
 
 @dataclass
@@ -125,12 +127,30 @@ def compare(records: Iterable[RunRecord], metrics: Sequence[str] = SHOWN, baseli
         RecordError: the runs cannot be compared, or there is no such baseline.
         ValueError: an unknown metric.
     """
-    return compare_methods(group_methods(records), metrics, baseline)
+    methods = group_methods(records)
+    if baseline:
+        check_baseline(methods, baseline)
+    return compare_methods(methods, metrics, baseline)
+
+
+def check_baseline(methods: Sequence[Method], baseline: str) -> None:
+    """Whether there is such a row.
+
+    Raises:
+        RecordError: there is none.
+    """
+    if _find(methods, baseline) is None:
+        raise RecordError(f"there is no method '{baseline}' to compare with", where="baseline",
+                          remedy=nearest(baseline, {method.label for method in methods}))
 
 
 def compare_methods(methods: Sequence[Method], metrics: Sequence[str] = SHOWN, baseline: str | None = None,
                     notes: Mapping[str, Sequence[str]] | None = None) -> Comparison:
-    """`compare` for methods whose labels and seeds are already decided; `notes` are sentences by data set."""
+    """`compare` for methods whose labels and seeds are already decided; `notes` are sentences by data set.
+
+    A data set without the baseline has no tests, and a note says so.
+    """
+    metrics = list(dict.fromkeys(metrics))  # a metric twice would count twice in Holm's correction
     unknown = [name for name in metrics if not is_metric(name)]
     if unknown:
         raise RecordError(f"{unknown[0]} is no metric", where="metrics", remedy="for example HR@5 or NDCG@20")
@@ -138,10 +158,7 @@ def compare_methods(methods: Sequence[Method], metrics: Sequence[str] = SHOWN, b
     by_dataset = [[method for method in methods if method.dataset == dataset] for dataset in datasets]
     for of_dataset in by_dataset:
         check_comparable([result.run for method in of_dataset for result in method.results])
-    if baseline is not None and not any(_find(of_dataset, baseline) for of_dataset in by_dataset):
-        raise RecordError(f"there is no method '{baseline}' to compare with", where="baseline",
-                          remedy=nearest(baseline, {method.label for method in methods}))
-    comparison = Comparison([_block(of_dataset, list(metrics), baseline) for of_dataset in by_dataset])
+    comparison = Comparison([_block(of_dataset, metrics, baseline) for of_dataset in by_dataset])
     for block in comparison.blocks:
         block.notes[:0] = (notes or {}).get(block.dataset, ())
     return comparison
@@ -149,9 +166,9 @@ def compare_methods(methods: Sequence[Method], metrics: Sequence[str] = SHOWN, b
 
 def _block(methods: list[Method], metrics: list[str], baseline: str | None) -> Block:
     users = _users(methods)
-    values = {method.label: np.stack([metric_values(method.ranks, name) for name in metrics], axis=-1)
-              for method in methods}
-    rows = [MethodRow(method, _summaries(values[method.label], metrics, users)) for method in methods]
+    values = [np.stack([metric_values(method.ranks, name) for name in metrics], axis=-1) for method in methods]
+    rows = [MethodRow(method, _summaries(of_method, metrics, users), values=of_method)
+            for method, of_method in zip(methods, values, strict=True)]
     _mark_places(rows, metrics)
     _add_gains(rows, metrics)
     base = _find(methods, baseline) if baseline else _default_baseline(methods)
@@ -161,7 +178,7 @@ def _block(methods: list[Method], metrics: list[str], baseline: str | None) -> B
                   str(run.protocol.get("mask_history")),
                   mixed_versions([result.run for method in methods for result in method.results]))
     if base is not None:
-        _add_tests(rows, metrics, values, base.label, users)
+        _add_tests(rows, metrics, next(row for row in rows if row.method is base), users)
         if any(method.seeds != base.seeds and _shared_seeds(method, base) for method in methods):
             block.notes.append(f"tests take the seeds that a method has in common with {base.label}; means take all")
     elif baseline:
@@ -219,16 +236,15 @@ def _family(strategy: str) -> str:
     return strategy.split("_")[0]
 
 
-def _add_tests(rows: Sequence[MethodRow], metrics: Sequence[str], values: Mapping[str, np.ndarray], baseline: str,
+def _add_tests(rows: Sequence[MethodRow], metrics: Sequence[str], base_row: MethodRow,
                users: np.ndarray | None) -> None:
     """Tests of every row against the baseline; Holm's family is all tests of the block."""
-    base_row = next(row for row in rows if row.method.label == baseline)
     tested = []
     for row in rows:
         if row is base_row:
             continue
         shared = _shared_seeds(row.method, base_row.method)
-        own, against = (_of_seeds(values, method, shared) for method in (row.method, base_row.method))
+        own, against = (_of_seeds(one, shared) for one in (row, base_row))
         tests = paired_tests(own.mean(0) - against.mean(0), [name.startswith("HR") for name in metrics], users,
                              is_single_run=len(own) == len(against) == 1)
         for name, test in zip(metrics, tests, strict=True):
@@ -247,9 +263,10 @@ def _shared_seeds(one: Method, other: Method) -> list[int]:
     return [seed for seed in one.seeds if seed in other.seeds]
 
 
-def _of_seeds(values: Mapping[str, np.ndarray], method: Method, seeds: Sequence[int]) -> np.ndarray:
-    """A method's values [s, n, m] for some of its seeds, for all where none are named."""
-    return values[method.label][[method.seeds.index(seed) for seed in seeds or method.seeds]]
+def _of_seeds(row: MethodRow, seeds: Sequence[int]) -> np.ndarray:
+    """A row's values [s, n, m] for some of its seeds, for all where none are named."""
+    own = row.method.seeds
+    return row.values[[own.index(seed) for seed in seeds or own]]
 
 
 def _find(methods: Sequence[Method], wanted: str) -> Method | None:

@@ -15,7 +15,9 @@ from recbole_soft.reporting.table import framed
 FORMATS: dict[str, Callable[[Comparison], str]] = {}
 _LATEX = str.maketrans({"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
                         "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-                        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"})
+                        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+                        "[": "{[}"})  # behind a line's end it would begin an argument
+_MD = str.maketrans({"|": r"\|", "*": r"\*", "<": "&lt;"})
 
 _TEX_MARKS = {"*": r"\ast ", "†": r"\dagger "}
 MOST_WINDOWS = 10**9
@@ -34,7 +36,7 @@ class _Style:
 # Marks have their own places, so that numbers stay below each other.
 _PLAIN = _Style(lambda text, place: text + {1: "¹", 2: "²"}.get(place, " "), "{:<2}".format, "±")
 _MARKDOWN = _Style(lambda text, place: {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(place, text),
-                   lambda marks: marks.replace("*", r"\*"), " ± ", lambda text: text.replace("|", r"\|"))
+                   lambda marks: marks.replace("*", r"\*"), " ± ", lambda text: text.translate(_MD))
 _TEX = _Style(lambda text, place: {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(place, text),
               lambda marks: "".join(("$^{", *(_TEX_MARKS[mark] for mark in marks), "}$")) if marks else "",
               r"\,$\pm$\,", lambda text: text.translate(_LATEX))
@@ -46,7 +48,7 @@ def terminal(comparison: Comparison, details: bool = False) -> str:
     for block in comparison.blocks:
         lines = [block.dataset, framed(_table(block, _PLAIN)), *_captions(block, "¹ best, ² second")]
         if details:
-            lines += ["", framed(_details(block)), *_detail_captions(block)]
+            lines += ["", framed(_details(block, _PLAIN)), *_detail_captions(block)]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -55,8 +57,8 @@ def markdown(comparison: Comparison) -> str:
     """A section per data set: the table, what its marks mean, and a table of intervals and tests."""
     parts = []
     for block in comparison.blocks:
-        tables = [_pipes(_table(block, _MARKDOWN)), _pipes(_details(block))]
-        captions = [[f"{line}  " for line in lines] for lines in (
+        tables = [_pipes(_table(block, _MARKDOWN)), _pipes(_details(block, _MARKDOWN))]
+        captions = [[f"{_MARKDOWN.text(line)}  " for line in lines] for lines in (
             _captions(block, "bold: best, underlined: second"), _detail_captions(block))]
         parts.append("\n".join([f"## {block.dataset}", "", tables[0], "", *captions[0], "",
                                 f"### {block.dataset}: intervals and tests", "", tables[1], "", *captions[1]]))
@@ -120,14 +122,14 @@ def _captions(block: Block, places: str) -> list[str]:
     return lines + [f"{note[0].upper()}{note[1:]}." for note in block.notes]
 
 
-def _details(block: Block) -> list[list[str]]:
+def _details(block: Block, style: _Style) -> list[list[str]]:
     """Rows of the table of intervals and tests, the header first."""
     rows = [["method", "metric", "mean", "95 % interval", "gain", "difference", "its interval", "p", "p Holm",
              "p seeds", "d", "windows needed"]]
     for row in block.rows:
         for name in block.metrics:
             cell = row.cells[name]
-            rows.append([row.method.label, name, f"{cell.mean:.4f}", f"[{cell.low:.4f}, {cell.high:.4f}]",
+            rows.append([style.text(row.method.label), name, f"{cell.mean:.4f}", f"[{cell.low:.4f}, {cell.high:.4f}]",
                          _percent(cell.gain), *_test_cells(cell, block.windows)])
     return rows
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from recbole_soft.artifacts import disk_errors, in_place_of, make_folder, read_json, write_text
 from recbole_soft.errors import SettingError, nearest
-from recbole_soft.reporting.comparison import SHOWN, Comparison, compare_methods
+from recbole_soft.reporting.comparison import SHOWN, Comparison, check_baseline, compare_methods
 from recbole_soft.reporting.methods import Method
 from recbole_soft.reporting.record import plain
 from recbole_soft.reporting.records import RecordError, RunRecord, WindowTable, with_tables
@@ -52,12 +52,15 @@ class Summary:
 
         Raises:
             SettingError: there is no run on a data set.
+            RecordError: there is no such baseline.
         """
         known = {method.dataset for method in self.methods}
         if missing := [name for name in datasets if name not in known]:
             raise SettingError(f"there is no run on '{missing[0]}'", "--datasets", nearest(missing[0], known))
-        return Summary([method for method in self.methods if method.dataset in (datasets or known)],
-                       metrics or self.metrics, baseline or self.baseline, self.notes)
+        methods = [method for method in self.methods if method.dataset in (datasets or known)]
+        if baseline:  # a kept one may belong to another data set
+            check_baseline(methods, baseline)
+        return Summary(methods, metrics or self.metrics, baseline or self.baseline, self.notes)
 
     def compared(self) -> Comparison:
         """The table."""

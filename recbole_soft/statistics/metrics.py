@@ -18,6 +18,11 @@ def ndcg(ranks: np.ndarray, k: int) -> np.ndarray:
     return np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0)
 
 
+def reciprocal_rank(ranks: np.ndarray, k: int) -> np.ndarray:
+    """[...] 1 / rank where the target is among the first k, else 0: RecBole's MRR, and its MAP with one target."""
+    return np.where(ranks <= k, 1.0 / ranks, 0.0)
+
+
 METRICS = {"HR": hit, "NDCG": ndcg}
 
 

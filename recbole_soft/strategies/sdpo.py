@@ -63,7 +63,8 @@ class ReferenceScores:
         key = content_key(
             weights=context.keys["sft"], scale=config["lora_alpha"], base=context.model.base_fingerprint,
             prompts=self._prompts, responses=[[self._responses[title] for title in row] for row in missing],
-            precision=[config["dtype"], config["quantization"], config["device"].type], fast=config["fast_path"])
+            precision=[config["dtype"], config["quantization"], config["device"].type, config["attn_implementation"]],
+            fast=config["fast_path"])
 
         def make(folder: Path) -> None:
             save_file({"nll": self._score(missing, key)}, folder / REFERENCE_FILE)

@@ -24,6 +24,7 @@ from recbole_soft.config.schema import Setting
 from recbole_soft.curriculum import SCHEDULES, EpochSignal, Schedule, make_schedule
 from recbole_soft.data.windows import sample_rows
 from recbole_soft.distill import DistilledWindow, read_distilled, summarise, write_distilled
+from recbole_soft.models.answer_parts import SEARCH_SETTINGS
 from recbole_soft.models.grounded_answers import ground_answers
 from recbole_soft.parallel.group import shared_out
 from recbole_soft.strategies.base import Responses, Stage, StageContext, Strategy
@@ -132,7 +133,8 @@ def obtain_distilled(context: StageContext) -> list[DistilledWindow]:
         scale=context.config["lora_alpha"], base=model.base_fingerprint,
         prompts=context.windows.prompts, targets=context.windows.target_titles, catalogue=model.catalog.fingerprint,
         beams=beams.num_beams, longest=beams.max_new_tokens, length_penalty=beams.length_penalty,
-        decoding=context.config["decoding"], pooling=context.config["embed_pooling"])
+        pooling=context.config["embed_pooling"],
+        search=[context.config[name] for name in SEARCH_SETTINGS], device=context.config["device"].type)
 
     def make(folder: Path) -> dict:
         answers = engine.texts() if engine else [_distil(context)]

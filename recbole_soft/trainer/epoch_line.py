@@ -1,4 +1,4 @@
-"""The line that the log has for every epoch."""
+"""What the log and TensorBoard have of every epoch."""
 
 from __future__ import annotations
 
@@ -14,3 +14,10 @@ def epoch_line(row: dict[str, Any], valid_metric: str) -> str:
     valid = row.get(f"valid_{valid_metric}", float("nan"))
     return (f"{row['stage']} epoch {row['epoch'] + 1}: loss {losses}{extra}; valid {valid_metric} {valid:.4f}; "
             f"{row['tokens_per_second']:,.0f} tokens/s, {row['train_seconds']:.1f} s + {row['valid_seconds']:.1f} s")
+
+
+def log_scalars(board, row: dict[str, Any], names: list[str]) -> None:
+    """Hands the numbers among some columns of an epoch's row to TensorBoard."""
+    for name in names:
+        if isinstance(row[name], float):
+            board.add_scalar(f"{row['stage']}/{name}", row[name], row["epoch"])

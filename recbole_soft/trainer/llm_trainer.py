@@ -23,16 +23,16 @@ from recbole_soft.errors import ModelError
 from recbole_soft.llm.adapters import State
 from recbole_soft.models.answer_parts import obtain_answers
 from recbole_soft.models.base import LLMRecommender, WindowTexts
-from recbole_soft.parallel.gradients import accumulate
+from recbole_soft.parallel.gradients import HALF_SCALE, accumulate, divide_gradients
 from recbole_soft.parallel.group import check_alike, is_first, world_size
 from recbole_soft.registry import split_name
 from recbole_soft.resuming.states import tensor_hash
 from recbole_soft.strategies.base import Stage, StageContext
 from recbole_soft.trainer.batches import epoch_batches, micro_batches, seed_of_draws, warn_of_idle
-from recbole_soft.trainer.epoch_line import epoch_line
+from recbole_soft.trainer.epoch_line import epoch_line, log_scalars
 from recbole_soft.trainer.rank_metrics import direct_ranks, places_of
 from recbole_soft.trainer.stage_saves import EpochProgress, StageSaves
-from recbole_soft.trainer.stage_weights import StageWeights
+from recbole_soft.trainer.stage_weights import StageWeights, lacks_metrics
 
 logger = logging.getLogger("recbole_soft")
 
@@ -57,7 +57,9 @@ class LLMTrainer(Trainer):
         self.curves: list[dict[str, Any]] = []
         self.notes: dict[str, Any] = {}
         self.stage_reports: dict[str, dict[str, Any]] = {}
+        self.loss_scale = HALF_SCALE if config["dtype"] == "float16" else 1.0
         self.stopping_step = config["patience"] - 1  # RecBole stops one epoch after its own count
+        self._worst = -np.inf if config["valid_metric_bigger"] else np.inf
         self.best_state: State | None = None
         self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
         self.saves = StageSaves(self, Path(config["run_folder"]) if config["run_folder"] else None,
@@ -80,6 +82,8 @@ class LLMTrainer(Trainer):
         self._windows = self.model.texts_of(train_data.dataset)
         warn_of_idle(world_size(), self.config["train_batch_size"], self.config["micro_batch_size"])
         self._show_progress = show_progress
+        # RecBole does it where it trains; a stage that is reused, or trains nothing, has its metrics all the same.
+        self.eval_collector.data_collect(train_data)
         for stage in self.stages:
             key = self.stage_weights.key(stage, self._windows, valid_data)
             report = self.saves.restore_finished(stage, key)
@@ -101,6 +105,8 @@ class LLMTrainer(Trainer):
             self.curves += reused["curves"]
             self.best_valid_score, self.best_valid_result = reused["valid_score"], reused["valid_result"]
         self._use(stage.name)
+        if reused is not None and lacks_metrics(self.best_valid_result, self.config):
+            self.best_valid_result = super()._valid_epoch(valid_data)[1]
         # Without a folder the weights are the base model's.
         folder = self.run_folder / stage.name if stage.trains or stage.starts_from else None
         if folder is not None and is_first():
@@ -114,7 +120,7 @@ class LLMTrainer(Trainer):
     def _fit_stage(self, stage: Stage, key: str, train_data, valid_data, callback_fn) -> None:
         self._stage = stage
         self.start_epoch = self.cur_step = 0
-        self.best_valid_score, self.best_valid_result = -np.inf, None
+        self.best_valid_score, self.best_valid_result = self._worst, None
         self.best_state = None
         self.epochs = self.config["epochs"] if stage.epochs is None else stage.epochs
         self.learning_rate = self.config["learning_rate"] if stage.learning_rate is None else stage.learning_rate
@@ -194,7 +200,7 @@ class LLMTrainer(Trainer):
         row = done.row | {name: value / len(windows) for name, value in done.sums.items()} | {
             "train_seconds": done.seconds, "tokens_per_second": done.tokens / done.seconds}
         self.curves.append(row)
-        self._log_scalars(row, list(row))
+        log_scalars(self.tensorboard, row, list(row))
         return row["loss_total"]
 
     def _step(
@@ -215,7 +221,7 @@ class LLMTrainer(Trainer):
                                       {kind: [texts[row] for row in rows] for kind, texts in of_row.items()},
                                       stage.masked)
             loss = stage.loss(scores, batch_tokens, rows)
-            loss.total.backward()
+            (loss.total * self.loss_scale).backward()
             parts = {f"loss_{name}": value for name, value in {"total": loss.total, **loss.parts}.items()}
             return {name: value.detach() for name, value in {**parts, **loss.figures}.items()}
 
@@ -224,6 +230,7 @@ class LLMTrainer(Trainer):
         found = accumulate(cut, backward, parameters, lambda together: advance(sum(map(len, together))))
         sums = {name: sum(float(of_one[name]) for of_one in found) for name in found[0]}
         self._check_nan(torch.tensor(sums["loss_total"]))
+        divide_gradients(parameters, self.loss_scale)
         if self.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(parameters, **self.clip_grad_norm)
         self.optimizer.step()
@@ -243,10 +250,10 @@ class LLMTrainer(Trainer):
         row = self.curves[-1]
         row |= {f"valid_{name}": float(value) for name, value in result.items()}
         row["valid_seconds"] = time.perf_counter() - started
-        self._log_scalars(row, [name for name in row if name.startswith("valid_")])
+        log_scalars(self.tensorboard, row, [name for name in row if name.startswith("valid_")])
         logger.info("%s", epoch_line(row, self.valid_metric))
         # RecBole takes a tie for an improvement; the paper asks for a better epoch.
-        return (np.nextafter(score, -np.inf) if score == self.best_valid_score else score), result
+        return (np.nextafter(score, self._worst) if score == self.best_valid_score else score), result
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Keeps the best weights of the stage; the base model is never written."""
@@ -282,11 +289,6 @@ class LLMTrainer(Trainer):
     def _summary(self, stage: Stage) -> dict[str, Any]:
         return {"curves": [row for row in self.curves if row["stage"] == stage.name],
                 "valid_score": float(self.best_valid_score), "valid_result": dict(self.best_valid_result or {})}
-
-    def _log_scalars(self, row: dict[str, Any], names: list[str]) -> None:
-        for name in names:
-            if isinstance(row[name], float):
-                self.tensorboard.add_scalar(f"{row['stage']}/{name}", row[name], row["epoch"])
 
     @contextmanager
     def _progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:

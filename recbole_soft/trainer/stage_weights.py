@@ -20,7 +20,14 @@ DECIDING_SETTINGS = (
     "epochs", "learning_rate", "weight_decay", "warmup_steps", "clip_grad_norm", "train_batch_size",
     "micro_batch_size", "patience", "valid_metric", "mask_history", "num_beams", "max_new_tokens", "length_penalty",
     "decoding", "ranking", "embed_pooling", "cutoff_len", "fast_path", "gradient_checkpointing", "eval_step",
+    "attn_implementation", "generation_batch_size", "metric_decimal_place",
 )
+
+
+def lacks_metrics(result: dict[str, Any] | None, config) -> bool:
+    """Whether a kept validation result was made with other metrics or cut-offs than this run asks for."""
+    wanted = {f"{name.lower()}@{k}" for name in config["metrics"] for k in config["topk"]}
+    return bool(result) and not wanted <= set(result)
 
 
 class StageWeights:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
 def _search(argv: Sequence[str]) -> Search:
     command_line = parse_words(argv)
     options = {key: command_line.pop(key) for key in OPTIONS if key in command_line}
-    words = [word for word in argv if word[2:].partition("=")[0] not in OPTIONS]
+    words = [word for word in argv if word[2:].partition("=")[0].replace("-", "_") not in OPTIONS]
     config_files = split_config_files(command_line.pop("config_files", ""))
     settings, sources = user_settings(config_files, {}, command_line)
     for key in ("model", "dataset"):

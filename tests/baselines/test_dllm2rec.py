@@ -45,6 +45,16 @@ def teacher(llm_run, tmp_path_factory) -> Path:
 
 
 # ---- the command ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("model", ["BIGRec_ZeroShot", "BIGRec_ICL"])
+def test_an_untrained_model_teaches_unless_it_needs_demonstrations(llm_run, toy_settings, tmp_path, model, capsys):
+    run = Path(run_recbole_soft(model, "toy", config_dict=toy_settings())["record_path"]).parent
+    code = cli.main(["export-teacher", f"--run={run}", f"--out={tmp_path / 'out'}", "--sample=8"])
+    if model == "BIGRec_ICL":
+        assert code == 2 and "answers with demonstrations" in capsys.readouterr().err
+    else:
+        assert code == 0 and load_file(tmp_path / "out" / "teacher.safetensors")["vectors"].shape == (25, 32)
+
+
 def test_the_folder_holds_vectors_lists_and_where_they_are_from(teacher, llm_run, toy_settings):
     about = json.loads((teacher / "teacher.json").read_text())
     files = load_file(teacher / "teacher.safetensors")

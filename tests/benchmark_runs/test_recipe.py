@@ -67,6 +67,12 @@ def test_the_rows_that_are_asked_for_are_there():
      "not run with every seed"),
     ({"models": ["BIGRec_SFT", {"model": "DLLM2Rec", "needs": {"teacher": "BIGRec_SFT"}, "export": {"top": 1}}]},
      "did you mean topk"),
+    ({"models": ["BIGRec_SFT", {"model": "DLLM2Rec", "needs": {"teacher": "BIGRec_SFT"}, "export": {"topk": "all"}}]},
+     "no number from 1"),
+    ({"models": [{"model": "Pop", "label": 2024}]}, 'write label: "2024"'),
+    ({"models": [{"model": "Pop", "datasets": ["ml-100"]}]}, "did you mean ml-100k"),
+    ({"models": ["BIGRec_SFT", {"model": "BIGRec_SFT", "label": "BIGRec SFT", "settings": {"epochs": 1}}]},
+     "two entries are called"),
     ({"seeds": [1, 1]}, "different integers"), ({"seeds": ["a"]}, "different integers"),
     ({"datasets": []}, "needs `datasets`"), ({"settings": {"seed": 3}}, "no setting of a recipe"),
     ({"settings": [1]}, "`name: value`"), ({"metrics": ["MRR@5"]}, "MRR@5 is no metric"),
@@ -102,7 +108,7 @@ def test_parts_of_a_recipe_can_be_run(tmp_path):
     recipe = read(tmp_path, only=["DLLM2Rec"], seeds=[5])({"models": models, "baseline": "Pop"})
     assert [cell.name for cell in make_cells(recipe)] == [f"{name} on ml-100k, seed 5"
                                                           for name in ("BIGRec_SFT", "DLLM2Rec")]
-    assert recipe.baseline is None
+    assert recipe.baseline == "Pop", "that it has no run is said below the table"
     with pytest.raises(SettingError, match="did you mean Pop"):
         read(tmp_path, only=["Popp"])({})
 

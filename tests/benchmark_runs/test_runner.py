@@ -49,7 +49,7 @@ class StandIn:
         if words[0] == "export-teacher":
             self.ran.append((words[0], ""))
             out = Path(next(word for word in words if word.startswith("--out=")).removeprefix("--out="))
-            out.mkdir(parents=True)
+            out.mkdir(parents=True, exist_ok=True)
             (out / "teacher.json").write_text("{}")
             return None
         options = dict(word.removeprefix("--").split("=", 1) for word in words)
@@ -159,6 +159,48 @@ def test_a_teacher_is_exported_once_from_the_row_that_another_run_holds(benchmar
     stand_in.broken = {"BIGRec_SOFT", "BIGRec_SFT"}
     code, _, err = benchmark(models=models, seeds=[7])
     assert code == 1 and "it needs BIGRec_SFT on toy, seed 7, which failed" in err
+
+
+def test_a_teacher_that_is_older_than_its_run_is_exported_again(benchmark, stand_in, tmp_path):
+    models = ["BIGRec_SFT", {"model": "DLLM2Rec", "needs": {"teacher": "BIGRec_SFT"}}]
+    assert benchmark(models=models, seeds=[1])[0] == 0
+    (next((tmp_path / "saved").glob("BIGRec_SFT-*")) / "run.json").write_text("{")
+    assert benchmark(models=models, seeds=[1])[0] == 0
+    assert [model for model, _ in stand_in.ran][:2] == ["BIGRec_SFT", "export-teacher"]
+
+
+def test_a_baseline_that_failed_is_replaced_by_none(benchmark, stand_in):
+    """Another row in its place would be tested against without anybody having asked for it."""
+    stand_in.broken = {"SASRec"}
+    _, table, _ = benchmark(models=["SASRec", "Pop", "BIGRec_SFT"], seeds=[1], baseline="SASRec")
+    assert "differs from" not in table and "No tests: 'SASRec' has no run on this data set." in table
+
+
+def test_an_undecided_grid_shows_which_variants_there_are(benchmark, stand_in):
+    models = [{"model": "BIGRec_SOFT", "grid": {"alpha": [1, 10, 5]}, "choose": "validation"}]
+    stand_in.valid_scores = {"1": "null"}
+    code, table, _ = benchmark(models=models, seeds=[1, 2])
+    assert code == 1 and all(f"BIGRec SOFT alpha={alpha} " in table for alpha in (1, 10, 5))
+
+
+def test_time_left_counts_what_is_missing_and_not_shared(benchmark, stand_in):
+    """Runs that are there and rows that another run will hold take no time, wherever they stand."""
+    benchmark(models=["Pop", "BIGRec_SOFT"], seeds=[1])
+    _, _, err = benchmark(models=["SASRec", "Pop", "BIGRec_SOFT", "BIGRec_SFT"], seeds=[1])
+    assert stand_in.ran == [("SASRec", "1")] and "[1/4] SASRec on toy, seed 1: running; about" in err
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_runs(benchmark, stand_in, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    benchmark.words = [f"--output={tmp_path / 'file'}"]
+    code, _, err = benchmark(models=["Pop"])
+    assert code == 2 and "is a file" in err and stand_in.ran == []
+
+
+def test_a_seed_twice_is_refused(benchmark, stand_in):
+    benchmark.words = ["--seeds=1,1"]
+    code, _, err = benchmark(models=["Pop"])
+    assert code == 2 and "different integers" in err and stand_in.ran == []
 
 
 def folders(tmp_path, model) -> list[Path]:

@@ -34,6 +34,20 @@ def test_llm_method_has_its_parts_and_windows():
     assert config.get("guesses") == 3 and config.get("nothing", "x") == "x"
 
 
+@pytest.mark.parametrize(("given", "changed"), [
+    ({"split": {"RS": [7, 2, 1]}}, {"split": {"RS": [7, 2, 1]}}),
+    ({"order": "TO"}, {}),
+    ({"group_by": "user"}, {"group_by": "user"}),
+    ({"split": {"LS": "valid_and_test"}}, {"split": {"LS": "valid_and_test"}, "group_by": "user"}),
+])
+def test_what_a_users_split_leaves_out_is_the_protocols(properties, given, changed):
+    """RecBole would fill in a split by users, where training is not the past of the test."""
+    properties("overall", "eval_args: {split: {RS: [8, 1, 1]}, group_by: none, order: TO, mode: full}\n")
+    whole = soft_config()["eval_args"]
+    assert whole["group_by"] in ("none", None) and whole["order"] == "TO"
+    assert soft_config(config_dict={"eval_args": given})["eval_args"] == whole | changed
+
+
 def test_users_layers_beat_ours_and_each_other(properties, tmp_path):
     properties("overall", "num_beams: 2\nepochs: 2\nseed: 2\ntopk: [10, 2]\nlora_r: 2\n")
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"

@@ -62,6 +62,7 @@ def test_right_settings_come_back_typed():
     ("injection", "cf", "needs injection_model_file"),
     ("injection_model_file", "x.pth", "use injection=cf"),
     ("valid_metric", "NDCG", "METRIC@K"),
+    ("val_interval", {"rating": "[3,inf)"}, "name timestamp"),
     ("valid_metric", "NDCG@7", "not computed"),
 ])
 def test_a_mistake_names_key_value_source_and_remedy(key, value, expected):

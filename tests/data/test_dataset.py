@@ -80,6 +80,18 @@ def test_order_is_exact_where_recboles_float32_is_not(tmp_path):
     assert seen == 22
 
 
+@pytest.mark.parametrize(("keep", "expected"), [("first", ["Same", "Other"]), ("last", ["Other", "Same"])])
+def test_twins_are_one_item_where_repeats_are_removed(tmp_path, keep, expected):
+    """Interactions with items of equal title are repeats, too; RecBole looks for them before the merge."""
+    rows = [(f"u{u}", item, time) for u in range(3) for time, item in enumerate(["twin", "other", "again"])]
+    items = [("twin", "Same", ""), ("other", "Other", ""), ("again", "Same", "")]
+    data = dataset_of(tmp_path, rows, items, rm_dup_inter=keep, window="prefix")
+    users, items_met = (data.inter_feat[field].to_numpy() for field in ("user_id", "item_id"))
+    assert [[data.catalog.titles[item] for item in items_met[users == user]] for user in (1, 2, 3)] == [expected] * 3
+    kept = dataset_of(tmp_path, rows, items, rm_dup_inter=keep, duplicate_titles="keep", window="prefix")
+    assert len(kept.inter_feat) == 9
+
+
 def test_split_is_global_in_time_and_shares_no_target(tmp_path):
     data = dataset_of(tmp_path, chain(12, 20, 20), [(f"i{k}", f"t{k}", "") for k in range(20)])
     train, valid, test = data.build()

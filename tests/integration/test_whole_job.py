@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from recbole_soft.errors import ModelError
 from recbole_soft.run import run_recbole_soft
+from recbole_soft.validation_only import ValidationOnly
 from tests.toys import write_toy_dataset
 
 LEARNING = {
@@ -191,6 +193,39 @@ def test_cf_injection_reads_an_earlier_run(toy_settings):
     assert result["record"]["results"][0]["metrics"] != plain["record"]["results"][0]["metrics"]
 
 
+def test_a_model_of_other_windows_is_not_injected(toy_settings):
+    """It may have been trained on the windows that this run is tested on."""
+    sasrec = run("SASRec", toy_settings(epochs=1, eval_args={"split": {"RS": [96, 2, 2]}}, valid_sample="full",
+                                        test_sample="full"))
+    with pytest.raises(ModelError, match="may have been trained on ours"):
+        run("BIGRec_SFT", toy_settings(epochs=1, injection="cf",
+                                       injection_model_file=str(Path(sasrec["record_path"]).parent)))
+
+
+def test_pop_is_injected_and_gamma_is_the_best_of_the_runs_own_metric(toy_settings):
+    settings = toy_settings(epochs=1, metrics=["MRR"], valid_metric="MRR@10")
+    pop = run("Pop", settings)
+    injected = {**settings, "injection": "cf", "injection_model_file": str(Path(pop["record_path"]).parent)}
+    injection = run("BIGRec_SFT", injected)["record"]["results"][0]["injection"]
+    assert injection["chosen"] == "best MRR@10 on validation"
+    values = {}
+    for gamma in (0.0, 1.0, 75.0):
+        searched = run_recbole_soft("BIGRec_SFT", "toy", config_dict={**injected, "injection_gamma": gamma},
+                                    validation_only=ValidationOnly())
+        values[gamma] = searched["best_valid_score"]
+    assert values == pytest.approx({gamma: injection["values"][str(gamma)] for gamma in values})
+    assert all(max(injection["values"].values()) >= value for value in values.values())
+
+
+def test_metrics_beyond_accuracy_are_there_when_nothing_is_trained(toy_settings):
+    """RecBole registers what they need where it trains."""
+    settings = toy_settings(epochs=1, metrics=["Hit", "NDCG", "ItemCoverage"])
+    assert "itemcoverage@10" in run("BIGRec_ZeroShot", settings)["test_result"]
+    first, again = run("BIGRec_SFT", settings), run("BIGRec_SFT", {**settings, "run_name": "again"})
+    assert again["record"]["stages"]["sft"]["reused"] and first["test_result"] == again["test_result"]
+    assert 0 < first["test_result"]["itemcoverage@10"] <= 1
+
+
 def test_protocol_of_traditional_models_is_the_same(toy_settings):
     settings = toy_settings(epochs=1)
     records = [run("BIGRec_SFT", settings)["record"]]
@@ -199,3 +234,28 @@ def test_protocol_of_traditional_models_is_the_same(toy_settings):
     for key in ("catalogue", "valid", "test"):
         assert len({record["data"][key] for record in records}) == 1
     assert records[1]["data"]["train_windows"] > records[0]["data"]["train_windows"]
+
+
+def test_a_metric_that_should_fall_keeps_its_best_epoch(toy_settings):
+    """RecBole knows for which metrics smaller is better; where to start from follows."""
+    settings = toy_settings(epochs=3, patience=3, metrics=["Hit", "GiniIndex"], valid_metric="GiniIndex@5")
+    record = run("BIGRec_SFT", settings)["record"]
+    scores = [row["valid_giniindex@5"] for row in record["curves"]]
+    assert len(scores) == 3 and record["best_valid_score"] == min(scores)
+
+
+def test_a_reused_stage_is_validated_again_for_metrics_that_were_not_asked_for(toy_settings):
+    settings = toy_settings(epochs=1)
+    first = run("BIGRec_SFT", {**settings, "topk": [5, 10]})
+    again = run("BIGRec_SFT", {**settings, "topk": [1, 5, 10, 20]})
+    assert again["record"]["stages"]["sft"]["reused"]
+    found = again["best_valid_result"]
+    assert {"hit@1", "ndcg@20"} <= set(found) and found["hit@10"] == first["best_valid_result"]["hit@10"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_small_gradients_survive_half_precision(toy_settings, dtype):
+    """In 16 bits the gradients of single tokens would become 0, were the loss not scaled for them."""
+    losses = [row["loss_total"] for row in run("BIGRec_SFT", toy_settings(
+        epochs=3, patience=3, tuning="lora", dtype=dtype, learning_rate=1e-2))["record"]["curves"]]
+    assert losses[0] > losses[1] > losses[2]

@@ -240,7 +240,8 @@ def test_reasons_to_decline():
     assert "virtual tokens" in supports_tree_search(wrapped, 40)
 
 
-def test_the_probe_catches_what_the_configuration_does_not_tell():
+def test_the_probe_catches_what_the_configuration_does_not_tell(monkeypatch):
+    monkeypatch.setattr("recbole_soft.llm.tree_support.COLUMN_MASKED", ())
     # GPT-Neo keeps a local window in a setting of its own, and cuts the mask to it.
     config = transformers.GPTNeoConfig(
         vocab_size=VOCABULARY, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],

@@ -9,8 +9,9 @@ import torch
 
 from recbole_soft.artifacts import ArtifactStore
 from recbole_soft.llm.adapters import FullWeights, LoraSettings, LoraWeights
-from recbole_soft.llm.backbone import Backbone, LoadSettings, load_backbone, weights_fingerprint
+from recbole_soft.llm.backbone import Backbone, LoadSettings, load_backbone
 from recbole_soft.llm.embed import embed_texts
+from recbole_soft.llm.fingerprint import weights_fingerprint
 from recbole_soft.llm.title_vectors import TitleVectors
 from recbole_soft.llm.tokenizer import LLMTokenizer
 from tests.toys import toy_model, toy_titles, toy_tokenizer

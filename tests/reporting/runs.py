@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_soft.artifacts import write_json
+from recbole_soft.artifacts import content_key, write_json
 from recbole_soft.reporting.record import write_rows
 
 PROTOCOL = {"window": "exact", "mask_history": "full", "train_sample": 64, "test_sample": "full"}
@@ -21,6 +21,7 @@ def write_run(folder: Path, model: str, ranks: Mapping[str, Sequence[int]], seed
     base, _, strategy = model.partition("_")
     config = {"seed": seed, "learning_rate": 0.001, "valid_metric": "Hit@10", "valid_metric_bigger": True,
               "checkpoint_dir": str(folder.parent), **(settings or {})}
+    config["settings_key"] = content_key(settings=config)
     if strategy:
         config |= {"base_model": base, "strategy": strategy, "llm": "tiny", "alpha": 1.0, **(settings or {})}
     results = []

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recbole_soft.reporting.comparison import Cell, MethodRow, _add_gains, compare
-from recbole_soft.reporting.methods import group_methods
+from recbole_soft.reporting.comparison import Cell, MethodRow, _add_gains, compare, compare_methods
+from recbole_soft.reporting.methods import Method, group_methods
 from recbole_soft.reporting.records import RecordError, find_runs, read_ranks, read_records, read_run
+from recbole_soft.reporting.summaries import Summary
 from tests.reporting.runs import some_ranks, write_run
 
 
@@ -195,6 +196,32 @@ def test_a_baseline_that_is_not_there_is_an_error_that_names_the_nearest(saved):
         compare(read_records([saved]), baseline="BIGRec SFTT")
     with pytest.raises(RecordError, match="MRR@5 is no metric"):
         compare(read_records([saved]), metrics=["MRR@5"])
+
+
+def test_rows_of_one_label_keep_their_own_numbers(tmp_path):
+    for name, good in (("a", 0.0), ("b", 0.6)):
+        write_run(tmp_path / name, "Pop", {"test": some_ranks(1, good=good)})
+    methods = [Method("Pop", (read_run(tmp_path / name).results[0],), "Pop") for name in ("a", "b")]
+    one, other = compare_methods(methods, ["HR@5"], "Pop").blocks[0].rows
+    assert other.cells["HR@5"].mean - one.cells["HR@5"].mean > 0.4 and other.cells["HR@5"].test.difference > 0.4
+
+
+def test_a_metric_that_is_asked_for_twice_counts_once(saved):
+    """Holm's correction counts tests."""
+    once, twice = (compare(read_records([saved]), metrics=metrics) for metrics in (["HR@5"], ["HR@5", "HR@5"]))
+    assert [row.cells["HR@5"].p_holm for row in once.blocks[0].rows] == pytest.approx(
+        [row.cells["HR@5"].p_holm for row in twice.blocks[0].rows], nan_ok=True)
+
+
+def test_a_kept_baseline_may_be_of_another_data_set(tmp_path):
+    write_run(tmp_path / "sasrec", "SASRec", {"test": some_ranks(1)}, dataset="one")
+    for dataset in ("one", "two"):
+        write_run(tmp_path / dataset, "Pop", {"test": some_ranks(2)}, dataset=dataset)
+    summary = Summary(group_methods(read_records([tmp_path])), baseline="SASRec")
+    block, = summary.narrowed(["two"], [], "").compared().blocks
+    assert block.baseline is None and block.notes == ["no tests: 'SASRec' has no run on this data set"]
+    with pytest.raises(RecordError, match="no method 'SASRec'"):
+        summary.narrowed(["two"], [], "SASRec")
 
 
 def test_mixed_versions_are_noted(tmp_path):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from recbole_soft import cli
-from recbole_soft.reporting.comparison import compare
+from recbole_soft.reporting.comparison import compare, compare_methods
 from recbole_soft.reporting.comparison_formats import FORMATS, comma_separated, latex, markdown, terminal
 from recbole_soft.reporting.methods import Method, group_methods
 from recbole_soft.reporting.records import RecordError, read_records
@@ -64,6 +65,13 @@ def test_markdown_tables_have_one_width_and_bold_best(comparison):
     assert len(tables[0]) == 2 + 4 and len(tables[1]) == 2 + 4 * 2
     best = next(line for line in tables[0] if "BIGRec SOFT" in line)
     assert "**" in best and r"\*" in best and "<u>" in text
+
+
+def test_markdown_escapes_what_would_mean_something(saved):
+    runs = group_methods(read_records([saved]))
+    text = markdown(compare_methods([replace(method, label=f"{method.label} <a|b*>") for method in runs]))
+    assert "<a" not in text and text.count(r"&lt;a\|b\*>") > len(runs)
+    assert not [line for line in text.splitlines() if line.startswith("* ")], "a caption is no list"
 
 
 def test_csv_holds_every_number_in_full(comparison):

@@ -12,12 +12,11 @@ from recbole_soft.reporting.html.markup import Html, tag
 from recbole_soft.reporting.html.scales import Axis, number
 from recbole_soft.reporting.html.tables import Column, figure, figures, number_cell, table
 from recbole_soft.reporting.html.view import DataGroup, Method, Section, mean_of, spread_of
+from recbole_soft.reporting.methods import NOT_DECIDING
 from recbole_soft.reporting.records import RunResult
 
 # Where a run wrote, and what differs between machines, decides no result.
-BESIDE_THE_POINT = frozenset({
-    "alpha", "seed", "run_name", "run_folder", "checkpoint_dir", "artifacts_dir", "data_path", "show_progress", "state",
-    "device", "gpu_id", "worker", "examples"})
+BESIDE_THE_POINT = NOT_DECIDING | {"alpha", "device", "worker"}
 SWEPT_SCHEDULE = "exponential"
 MOST_TICKS = 7
 
