@@ -13,7 +13,7 @@ PROPERTIES = sorted({f"recbole_soft.{'.'.join(path.parent.relative_to(ROOT).part
 setup(
     name="recbole-soft",
     version=VERSION,
-    description="Fine-tuned language models for sequential recommendation on RecBole: BIGRec with SFT and SOFT",
+    description="Language models fine-tuned for sequential recommendation, beside all of RecBole, under one protocol",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from recbole_soft import cli_help
@@ -111,6 +112,8 @@ def _run(command_line: dict[str, str]) -> None:
 def _required(settings: dict[str, Any], key: str) -> str:
     value = settings.get(key)
     if not isinstance(value, str) or not value:
+        if meant := get_close_matches(key, set(settings) - {"model", "dataset"}, 1):
+            raise SettingError(f"--{key} is missing", f"--{meant[0]}", f"--{key}={settings[meant[0]]}")
         choices = ", ".join(cli_help.known_datasets()) if key == "dataset" else "see --help for all names"
         raise SettingError(f"--{key} is missing", "command line", f"for example {EXAMPLE} ({choices})")
     return value

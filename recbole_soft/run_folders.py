@@ -145,7 +145,7 @@ def _begun(unfinished: Path) -> dict[str, Any] | None:
 def _is_wanted(resume: bool | None, begun: Mapping[str, Any] | None, settings: Mapping[str, str],
                folder: Path) -> bool:
     if begun is None:
-        if resume:
+        if resume and not (folder / RECORD_FILE).is_file():
             logger.info("nothing to go on with in %s: the run starts from the beginning", folder)
         return bool(resume)
     others = _differences(begun["settings"], settings)

@@ -20,6 +20,7 @@ from recbole_soft.registry import LLM_FAMILY, recbole_model_names, traditional_n
 _PICKLED_CACHES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
 _NUMBER = r"\s*(?:\d+(?:\.\d+)?|-?inf)\s*"
 _INTERVAL = re.compile(rf"\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*\Z")
+_ONLY_LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 _RANK_METRICS = ("hit", "recall", "precision", "ndcg", "mrr", "map")
 _VALID_METRIC = re.compile(r"([A-Za-z]+)@([1-9][0-9]*)\Z")
 
@@ -280,6 +281,10 @@ def _without_effect(run: _Context) -> SettingError | None:
     for key, reason in _NO_EFFECT_ON_LLM_METHODS.items():
         if key in run.user:
             return run.mistake(f"{key} has no effect on this method: {reason}", (key,), f"remove {key}")
+    adapter = [key for key in _ONLY_LORA if key in run.user]
+    if adapter and run["tuning"] == "full":
+        return run.mistake(f"{' and '.join(adapter)}: no effect with tuning = full", (*adapter, "tuning"),
+                           f"--tuning=lora, or remove {' and '.join(adapter)}")
     return None
 
 

@@ -46,7 +46,10 @@ def find_dataset(name: str, data_path: str | None = None) -> Path:
         DataError: found nowhere, with what was looked at and what to do; or a name that is a path.
     """
     check_dataset_name(name)
-    return local_dataset(name, data_path) or _downloaded(name, data_path, _places(name, data_path))
+    found = local_dataset(name, data_path)
+    if found and data_path and Path(data_path) not in (Path(DEFAULT_DATA_PATH), found.parent):
+        logger.warning("%s is not in data_path=%s: %s is used", name, data_path, found)
+    return found or _downloaded(name, data_path, _places(name, data_path))
 
 
 def local_dataset(name: str, data_path: str | None = None) -> Path | None:

@@ -17,6 +17,9 @@ from recbole_soft.grounded_ranks import grounded_ranks
 from recbole_soft.grounding import distances, inject, item_scores
 from recbole_soft.models.base import LLMRecommender
 
+# A model that overrides one of them ranks by other scores than distances.
+_OF_SCORES = ("full_sort_predict", "grounded_scores", "injected", "beams_first", "answered_titles")
+
 
 @dataclass(frozen=True)
 class Injection:
@@ -55,7 +58,8 @@ class BIGRec(LLMRecommender):
         """[b] ranks straight from vectors, where they are decided by distances alone and titles are distinct."""
         is_by_distance = self.injection is None and self.options["ranking"] == "grounding"
         is_distinct = len(self.title_rows) == len(self.catalog.unique_titles)
-        if not (is_by_distance and is_distinct and self.options["fast_path"]):
+        scores_are_ours = all(getattr(type(self), name) is getattr(BIGRec, name) for name in _OF_SCORES)
+        if not (is_by_distance and is_distinct and scores_are_ours and self.options["fast_path"]):
             return None
         answers = self.title_vectors.lookup(self.answered_titles(self.prompts(interaction)))
         rows = None if masked is None else (masked[0].to(answers.device), masked[1].to(answers.device) - 1)

@@ -200,6 +200,47 @@ def test_example_model_ranks_by_angle():
     assert scores[0].argsort(descending=True).tolist() == [2, 1, 3, 0] and scores[0, 2] == 0
 
 
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_scores_of_an_own_model_are_not_passed_by(is_plain):
+    """Where ranks come straight from vectors, they are those of BIGRec's distances and of no other scores."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from recbole_soft.models.bigrec import BIGRec
+
+    namespace = {"__name__": "example"}
+    exec(examples("python")["recbole_soft/models/cosine_bigrec.py"], namespace)
+    base = BIGRec if is_plain else namespace["CosineBIGRec"]
+    table = torch.tensor([[10.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
+
+    class Bare(base):
+        injection, title_rows = None, torch.tensor([2, 0, 1])
+        options = {"ranking": "grounding", "fast_path": True}
+        catalog = SimpleNamespace(unique_titles=["a", "b", "c"])
+        title_vectors = SimpleNamespace(table=lambda: table, lookup=lambda titles: table[:1])
+
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+
+        def prompts(self, interaction):
+            return []
+
+        def answer(self, prompts, progress=None):
+            return []
+
+    ranks = Bare().target_ranks(None, torch.tensor([1]), None)
+    assert (ranks is not None) == is_plain and (ranks is None or ranks.tolist() == [1])
+
+
+def test_the_recipe_in_the_docs_is_a_recipe(tmp_path):
+    from recbole_soft.benchmark.recipe import read_recipe
+
+    text = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(text.split("```yaml\n", 1)[1].split("```", 1)[0], encoding="utf-8")
+    assert len(read_recipe(tmp_path / "mine.yaml").entries) == 6
+
+
 def test_example_schedule_steps():
     from recbole_soft import curriculum
 

@@ -66,7 +66,8 @@ def test_run_gets_what_was_asked(runs, tmp_path):
 
 @pytest.mark.usefixtures("stub_components", "properties")
 @pytest.mark.parametrize(("words", "expected"), [
-    (["--dataset=toy"], "--model is missing"), (["--model=StubRec_SOFT"], "--dataset is missing"),
+    (["--dataset=toy"], "--model is missing"), (["--modle=Pop", "--dataset=toy"], "remedy: --model=Pop"),
+    (["--model=StubRec_SOFT"], "--dataset is missing"),
     (["--model=StubRec_SOFT", "--dataset=toy", "--num_beams=0"], "num_beams = 0"),
     (["--model=StubRec", "--dataset=toy"], "needs a strategy"),
     (["--model=StubRec_SOFT", "--dataset=toy", "--config_files=no.yaml"], "no.yaml"),
