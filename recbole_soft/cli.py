@@ -112,7 +112,7 @@ def _run(command_line: dict[str, str]) -> None:
 def _required(settings: dict[str, Any], key: str) -> str:
     value = settings.get(key)
     if not isinstance(value, str) or not value:
-        if meant := get_close_matches(key, set(settings) - {"model", "dataset"}, 1):
+        if meant := get_close_matches(key, set(settings) - {"model", "dataset"}, 1, 0.75):
             raise SettingError(f"--{key} is missing", f"--{meant[0]}", f"--{key}={settings[meant[0]]}")
         choices = ", ".join(cli_help.known_datasets()) if key == "dataset" else "see --help for all names"
         raise SettingError(f"--{key} is missing", "command line", f"for example {EXAMPLE} ({choices})")

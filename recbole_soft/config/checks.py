@@ -282,9 +282,9 @@ def _without_effect(run: _Context) -> SettingError | None:
         if key in run.user:
             return run.mistake(f"{key} has no effect on this method: {reason}", (key,), f"remove {key}")
     adapter = [key for key in _ONLY_LORA if key in run.user]
-    if adapter and run["tuning"] == "full":
-        return run.mistake(f"{' and '.join(adapter)}: no effect with tuning = full", (*adapter, "tuning"),
-                           f"--tuning=lora, or remove {' and '.join(adapter)}")
+    if adapter and run["tuning"] == "full" and "tuning" not in run.user:  # whoever asks for full tuning knows
+        return run.mistake(f"{' and '.join(adapter)}: no effect with tuning = full, as llm = {run['llm']} has it",
+                           (*adapter,), f"--tuning=lora, or remove {' and '.join(adapter)}")
     return None
 
 

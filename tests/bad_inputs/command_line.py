@@ -113,6 +113,8 @@ VALUES = (
          place="--save_dataloaders=True", remedy="remove save_dataloaders"),
     Case("quantised weights, trained in full", {"quantization": "4bit", "tuning": "full"},
          cause="cannot be trained with tuning = full", place="--quantization=4bit", remedy="use tuning=lora"),
+    Case("LoRA's rank where all weights are tuned", {"lora_r": 3, "tuning": None}, cause="no effect with tuning = full",
+         place="--lora_r=3", remedy="--tuning=lora"),
     Case("a prompt of 16 tokens", {"cutoff_len": 16}, cause="too short for any history", place="cutoff_len",
          remedy="--cutoff_len="),
     Case("a width that its heads cannot share", {"tiny_hidden_size": 33}, cause="cannot be shared among tiny_heads=2",

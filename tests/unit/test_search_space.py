@@ -64,7 +64,7 @@ def test_mistakes_in_a_file(text, expected, tmp_path):
 
 @pytest.mark.parametrize(("line", "words", "expected"), [
     ("alpha: {type: float, low: -1, high: 2}", {}, ["alpha = -1", "a number from 0 up", "parameter alpha"]),
-    ("lora_dropout: {type: float, low: 0.1, high: 1.5}", {}, ["lora_dropout = 1.5", "between 0 and 1"]),
+    ("lora_dropout: {type: float, low: 0.1, high: 1.5}", {"tuning": "lora"}, ["lora_dropout = 1.5", "between 0 and 1"]),
     ("lora_r: {type: float, low: 1.0, high: 4.0}", {}, ["lora_r = 1.0", "an integer"]),
     ("quantization: {type: choice, values: [none, 3bit]}", {}, ["3bit", "one of none, 8bit, 4bit"]),
     ("quantization: {type: choice, values: [none, 4bit]}", {"tuning": "full"}, ["use tuning=lora"]),
