@@ -115,6 +115,7 @@ def _open(record: dict[str, Any], run: Path, stage: str, settings: dict[str, Any
 
     from recbole_soft.config.soft_config import SoftConfig
     from recbole_soft.data.dataset import SoftDataset
+    from recbole_soft.evaluation.injection import recorded_injection
     from recbole_soft.run_log import quiet_libraries
 
     quiet_libraries()
@@ -128,7 +129,8 @@ def _open(record: dict[str, Any], run: Path, stage: str, settings: dict[str, Any
     model = get_model(config["model"])(config, train)
     if stage:
         _take_weights(model, config, record, run, stage)
-        model.injection = _injection(config, record, stage, train)
+        chosen = next((row.get("injection") for row in record["results"] if row["stage"] == stage), None)
+        model.injection = recorded_injection(chosen, config, train)
     return model.eval(), train
 
 
@@ -143,15 +145,6 @@ def _take_weights(model, config, record: dict[str, Any], run: Path, stage: str) 
         raise ModelError(f"{record['model']} answers with demonstrations, and lists are made without",
                          where=str(run), remedy="give the run of a method that trains, or of ZeroShot")
     model.weights.create(stage, config["seed"])
-
-
-def _injection(config, record: dict[str, Any], stage: str, train):
-    """What the run mixed into the stage's distances."""
-    from recbole_soft.evaluation.injection import injection_prior
-    from recbole_soft.models.bigrec import Injection
-
-    chosen = next((row.get("injection") for row in record["results"] if row["stage"] == stage), None)
-    return Injection(injection_prior(config, train), chosen["gamma"]) if chosen else None
 
 
 def _write(model, train, out: Path, topk: int, about: dict[str, Any]) -> None:

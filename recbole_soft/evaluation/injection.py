@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,15 @@ def injection_prior(config, train_dataset) -> Callable[..., Tensor]:
     model = load_traditional(Path(config["injection_model_file"]), train_dataset)
     # Some models give one row for all windows, and it may lie elsewhere than the language model.
     return lambda interaction: model.full_sort_predict(interaction.to(model.device)).view(len(interaction), -1)
+
+
+def recorded_injection(chosen: Mapping[str, Any] | None, config, train_dataset) -> Injection | None:
+    """The injection of a finished run's stage.
+
+    Args:
+        chosen: `injection` of the stage's row in the record.
+    """
+    return Injection(injection_prior(config, train_dataset), chosen["gamma"]) if chosen else None
 
 
 def tune_injection(model: BIGRec, valid_data, prior, valid_metric: str, gamma: float | None) -> dict[str, object]:

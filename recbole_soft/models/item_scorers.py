@@ -16,15 +16,19 @@ from recbole_soft.errors import SettingError
 
 
 class ItemScorer:
-    """What the three share; stands before a RecBole model in the list of bases."""
+    """What the three share; stands before a RecBole model in the list of bases.
+
+    Attributes:
+        loss_setting: the setting that chooses the base loss in place of RecBole's `loss_type`.
+    """
 
     family = "traditional"
+    loss_setting = "dros_base_loss"
 
     def __init__(self, config, dataset) -> None:
         if config["loss_type"] != "CE":
-            own = next(each.name for each in self.settings if each.name in ("dros_base_loss", "llmcf_loss"))
             raise SettingError(f"loss_type = {config['loss_type']} has no effect: {config['model']} has a loss of its "
-                               "own", where="loss_type", remedy=f"remove it; {own} chooses the base loss")
+                               "own", where="loss_type", remedy=f"remove it; {self.loss_setting} chooses the base loss")
         super().__init__(config, dataset)
 
     def user_vectors(self, interaction) -> Tensor:

@@ -90,6 +90,7 @@ class LLMCF(SASRecScorer):
     """
 
     name = "LLMCF"
+    loss_setting = "llmcf_loss"
     settings = (
         Setting("icl_num", "int", 4, "examples per window, half of them refusals; even", low=2),
         Setting("icl_pool_share", "float", 0.1, "share of the training windows that are examples", above=0, high=1),

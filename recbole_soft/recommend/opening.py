@@ -25,7 +25,7 @@ from recbole_soft.config.schema import NOT_RESULTS
 from recbole_soft.config.soft_config import SoftConfig
 from recbole_soft.data.dataset import SPLITS, SoftDataset
 from recbole_soft.errors import DataError, ModelError
-from recbole_soft.evaluation.injection import injection_prior
+from recbole_soft.evaluation.injection import recorded_injection
 from recbole_soft.models.base import LLMRecommender
 from recbole_soft.models.bigrec import BIGRec, Injection
 from recbole_soft.models.rerank import Rerank, open_retriever
@@ -125,8 +125,7 @@ class OpenedRun:
         model.forget_answers()
         if not stage.trains and type(stage).begin is not Stage.begin:
             stage.begin(self._context())
-        chosen = self.run.result(name).get("injection")
-        injection = Injection(injection_prior(self.config, self.dataset), chosen["gamma"]) if chosen else None
+        injection = recorded_injection(self.run.result(name).get("injection"), self.config, self.dataset)
         self._of_stage[name] = model.selector, injection
 
     def _context(self) -> StageContext:

@@ -36,6 +36,14 @@ def test_right_settings_come_back_typed():
     assert isinstance(typed["lora_alpha"], float)
 
 
+def test_metrics_that_may_choose_a_gamma_are_those_that_can():
+    """Settings are checked before the evaluation, which knows how, may be imported."""
+    from recbole_soft.config.checks import _RANK_METRICS
+    from recbole_soft.evaluation.injection import METRICS_OF_RANKS
+
+    assert set(_RANK_METRICS) == set(METRICS_OF_RANKS)
+
+
 @pytest.mark.parametrize(("key", "value", "expected"), [
     ("train_sampel", 1, "did you mean train_sample"),
     ("learning-rate", 1, "did you mean learning_rate"),
