@@ -162,7 +162,7 @@ def _import(words: dict[str, str]) -> str:
         context = _context(trainer, splits[0].dataset)
         stage = trainer.stages[0]
         is_kept = trainer.stage_weights.restore(
-            stage, trainer.stage_weights.key(stage, context.windows, splits[1])) is not None
+            stage, trainer.stage_weights.key(stage, context.windows, splits[1]), splits[0].dataset) is not None
         if not is_kept:
             context.model.weights.create(stage.name, trainer.config["seed"])
             context.model.weights.load(stage.name, folder / WEIGHTS)

@@ -29,7 +29,7 @@ HELP = f"""Runs a recipe: models, data sets and seeds, each cell once, and print
 
   --config=FILE        the recipe: a file, or the name of one in properties/recipe (docs/comparing.md)
   --dry_run=True       only says what would be run, what is done, and what is reused
-  --output=FOLDER      tables and summary (default: the recipe's, else results/NAME)
+  --output=FOLDER      tables and summary (default: the recipe's, else results/NAME; of a part of it NAME-part)
   --only=A,B           these models only, and those that they need
   --seeds=1,2          these seeds in place of the recipe's
   --datasets=A,B       these data sets only
@@ -58,7 +58,10 @@ def main(argv: Sequence[str]) -> int:
         raise SettingError("--config is missing", "command line", EXAMPLE)
     recipe = read_recipe(find_recipe(options["config"]), words, listed(options["only"]),
                          [_seed(text) for text in listed(options["seeds"])], listed(options["datasets"]))
-    output = Path(options["output"]) if options["output"] else recipe.output
+    is_part = any(options[key] for key in ("only", "seeds", "datasets"))
+    # The table of a part does not replace that of the whole.
+    usual = recipe.output.with_name(f"{recipe.output.name}-part") if is_part else recipe.output
+    output = Path(options["output"] or usual)
     if output.exists() and not output.is_dir():
         raise SettingError(f"{output} is a file", "--output" if options["output"] else str(recipe.place),
                            "give the name of a folder")

@@ -28,6 +28,7 @@ from recbole_soft.artifacts import PARTS, ArtifactStore, content_key, read_json
 from recbole_soft.config.schema import PROTOCOL
 from recbole_soft.config.soft_config import SoftConfig
 from recbole_soft.data.dataset import SoftDataset
+from recbole_soft.data.same_split import refuse_other_split
 from recbole_soft.errors import DataError, ModelError, SettingError
 from recbole_soft.models.recbole_training import ResumableTraining
 from recbole_soft.models.traditional import load_traditional
@@ -47,9 +48,6 @@ NOT_DECIDING = ("data_path", "checkpoint_dir", "artifacts_dir", "state", "show_p
                 "resume", "checkpoint_seconds", "world_size",
                 "run_folder", "log_wandb", "config_file", "save_dataset", "save_dataloaders", "dataset_save_path",
                 "dataloaders_save_path", "eval_batch_size")
-# What must be equal in a recommender's run and in this one: whatever cuts and splits the data.
-SAME_PROTOCOL = ("window", "MAX_ITEM_LIST_LENGTH", "duplicate_titles", "eval_args", "user_inter_num_interval",
-                 "item_inter_num_interval")
 
 
 @dataclass(frozen=True)
@@ -101,16 +99,8 @@ def obtain_item_vectors(config, dataset, store: ArtifactStore) -> ItemVectors:
 
 def _of_earlier_run(folder: Path, config, dataset) -> ItemVectors:
     model = load_traditional(folder, dataset, "rec_model_file")
-    record = read_json(folder / "run.json")
-    theirs = record.get("protocol", {})
-    if record["data"].get("interactions", "") not in ("", dataset.interactions_fingerprint()):
-        raise ModelError("it was trained on other interactions: its training data may hold this run's test data",
-                         where=f"rec_model_file={folder}", remedy="train it anew on this data, or leave it out")
-    for name in SAME_PROTOCOL:
-        if name in theirs and str(theirs[name]) != str(config[name]):
-            raise ModelError(f"it was trained with {name} = {theirs[name]}, this run has {config[name]}: its training "
-                             "data may hold this run's test data", where=f"rec_model_file={folder}",
-                             remedy="train it anew with the same settings of the data, or leave out rec_model_file")
+    refuse_other_split(read_json(folder / "run.json"), config, dataset, where=f"rec_model_file={folder}",
+                       remedy="leave out rec_model_file")
     embedding = getattr(model, "item_embedding", None)
     if getattr(getattr(embedding, "weight", None), "ndim", 0) != 2 or len(embedding.weight) < dataset.item_num:
         raise ModelError(f"{type(model).__name__} has no table of item embeddings", where=f"rec_model_file={folder}",

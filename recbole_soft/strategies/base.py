@@ -147,3 +147,6 @@ class Strategy:
     def stages(self) -> list[Stage]:
         """The stages in order; later ones may use the weights of earlier ones."""
         raise NotImplementedError
+
+    def check_inputs(self) -> None:
+        """Called before the first stage is trained; raises UserError if what a later one reads cannot be used."""

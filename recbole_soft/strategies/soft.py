@@ -24,6 +24,7 @@ from recbole_soft.config.schema import Setting
 from recbole_soft.curriculum import SCHEDULES, EpochSignal, Schedule, make_schedule
 from recbole_soft.data.windows import sample_rows
 from recbole_soft.distill import DistilledWindow, read_distilled, summarise, write_distilled
+from recbole_soft.engine_exchange import read_answers, read_export
 from recbole_soft.models.answer_parts import SEARCH_SETTINGS
 from recbole_soft.models.grounded_answers import ground_answers
 from recbole_soft.parallel.group import shared_out
@@ -180,6 +181,9 @@ class SOFT(Strategy):
     def stages(self) -> list[Stage]:
         return [SupervisedStage(self.config["lm_loss"]), self.second_stage()]
 
+    def check_inputs(self) -> None:
+        check_given_answers(self.config)
+
     def second_stage(self) -> SelfOptimisedStage:
         config = self.config
         own = {setting.name: config[setting.name] for cls in SCHEDULES.values() for setting in cls.settings}
@@ -187,6 +191,12 @@ class SOFT(Strategy):
         start = None if config["start_from"] == "base" else "sft"
         return SelfOptimisedStage(schedule, config["sd_target"], config["distance_sample"], start,
                                   second_label(self.name, config))
+
+
+def check_given_answers(config) -> None:
+    """Raises DataError where `self_distilled` names a folder whose answers are not all there."""
+    if config["self_distilled"]:
+        read_answers(read_export(Path(config["self_distilled"])))
 
 
 def second_label(name: str, config) -> str:

@@ -6,7 +6,7 @@ from recbole_soft.config.schema import Setting
 from recbole_soft.curriculum import Constant
 from recbole_soft.strategies.base import Stage, Strategy
 from recbole_soft.strategies.sft import SupervisedStage
-from recbole_soft.strategies.soft import SelfOptimisedStage, second_label
+from recbole_soft.strategies.soft import SelfOptimisedStage, check_given_answers, second_label
 
 
 class SOFTWithoutScheduler(Strategy):
@@ -21,6 +21,9 @@ class SOFTWithoutScheduler(Strategy):
         Setting("engine_pick", "str", "best", "of an engine's n answers, the best, or one drawn for every epoch",
                 choices=("best", "all")),
     )
+
+    def check_inputs(self) -> None:
+        check_given_answers(self.config)
 
     def stages(self) -> list[Stage]:
         start = None if self.config["start_from"] == "base" else "sft"

@@ -79,6 +79,7 @@ class LLMTrainer(Trainer):
         `verbose` and `saved` are RecBole's and have no effect: every epoch is one log line, and the best weights
         of every stage are always kept.
         """
+        self.strategy.check_inputs()
         self._windows = self.model.texts_of(train_data.dataset)
         warn_of_idle(world_size(), self.config["train_batch_size"], self.config["micro_batch_size"])
         self._show_progress = show_progress
@@ -97,7 +98,7 @@ class LLMTrainer(Trainer):
     def _obtain_stage(self, stage: Stage, key: str, train_data, valid_data, callback_fn) -> dict[str, Any]:
         """Trains a stage or finds its weights, and leaves them in the run folder; returns its report."""
         started = time.perf_counter()
-        reused = self.stage_weights.restore(stage, key)
+        reused = self.stage_weights.restore(stage, key, train_data.dataset)
         if reused is None:
             self._fit_stage(stage, key, train_data, valid_data, callback_fn)
             self.stage_weights.keep(stage, key, self._summary(stage))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_soft.artifacts import content_key, file_hash, read_json, write_json
+from recbole_soft.data.same_split import refuse_other_split
 from recbole_soft.errors import ModelError
 from recbole_soft.models.base import LLMRecommender, WindowTexts
 from recbole_soft.parallel.group import is_first
@@ -59,12 +60,19 @@ class StageWeights:
             template=self._model.encoder.template.fingerprint, of_model=self._model.deciding_parts(), **parts)
         return self.keys[stage.name]
 
-    def restore(self, stage: Stage, key: str) -> dict[str, Any] | None:
-        """Loads weights that are given or kept; returns their training summary, None if there are none."""
+    def restore(self, stage: Stage, key: str, dataset) -> dict[str, Any] | None:
+        """Loads weights that are given or kept; returns their training summary, None if there are none.
+
+        Args:
+            dataset: any split of this run.
+
+        Raises:
+            ModelError: the given weights are of another model, or were trained on another split of this data.
+        """
         weights = self._model.weights
         given = self._given(stage)
         if given:
-            self._check_base(Path(self._config["sft_adapter"]))
+            self._check_given(Path(self._config["sft_adapter"]), dataset)
             weights.create(stage.name, self._config["seed"])
             weights.load(stage.name, Path(self._config["sft_adapter"]))
             logger.info("stage '%s' skipped: weights given by sft_adapter=%s", stage.name, self._config["sft_adapter"])
@@ -85,15 +93,20 @@ class StageWeights:
             self._model.weights.save(stage.name, folder)
             write_json(folder / SUMMARY, summary)
 
-    def _check_base(self, folder: Path) -> None:
-        """An adapter from a run folder must have been trained on this base model, as far as the run's record tells.
+    def _check_given(self, folder: Path, dataset) -> None:
+        """An adapter from a run folder must have been trained on this base model, and on nothing that this run is
+        tested on, as far as the run's record tells. It may come from another data set.
 
         The same model in another precision or place has another fingerprint or path, but not both.
         """
         try:
-            theirs = read_json(folder.parent / "run.json")["language_model"]
+            record = read_json(folder.parent / "run.json")
+            theirs, is_same_data = record["language_model"], record["dataset"] == self._config["dataset"]
         except (OSError, ValueError, KeyError, TypeError):
             return
+        if is_same_data:
+            refuse_other_split(record, self._config, dataset, where=f"sft_adapter={folder}",
+                               remedy="leave out sft_adapter to train one")
         ours = {"base_fingerprint": self._model.base_fingerprint, "path": self._model.backbone.model.name_or_path}
         if all(key in theirs and theirs[key] != value for key, value in ours.items()):
             raise ModelError(f"the adapter was trained on another base model: {theirs['path']}",

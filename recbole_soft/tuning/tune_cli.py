@@ -18,6 +18,8 @@ from recbole_soft.tuning.space import read_space, space_file
 from recbole_soft.tuning.study import require_optuna
 
 EXAMPLE = "python run_recbole_soft.py tune --model=BIGRec_SOFT --dataset=ml-100k"
+# Models of RecBole that count or compare in place of training: the usual spaces hold rates of training alone.
+UNTRAINED = ("Pop", "Random", "ItemKNN", "AsymKNN")
 OPTIONS = ("space", "trials", "study", "search_seed")
 HELP = f"""Searches for settings on the validation windows; the test windows are not read.
 
@@ -68,6 +70,9 @@ def _search(argv: Sequence[str]) -> Search:
         command_line.pop(key, None)
     model, dataset = settings["model"], settings["dataset"]
     typed = validate(settings, sources, model, dataset)
+    if model in UNTRAINED and "space" not in options:
+        raise SettingError(f"{model} is not trained: neither learning_rate nor weight_decay changes it", "--model",
+                           "give a space of settings that it has: --space=FILE")
     base = MODELS[model].based_on if model in MODELS else None
     space = read_space(space_file(options.get("space"), model, base, is_llm_name(model)))
     if "trials" in options:

@@ -203,6 +203,16 @@ def test_a_seed_twice_is_refused(benchmark, stand_in):
     assert code == 2 and "different integers" in err and stand_in.ran == []
 
 
+@pytest.mark.parametrize("word", ["--only=Pop", "--seeds=1", "--datasets=toy"])
+def test_the_table_of_a_part_does_not_replace_that_of_the_whole(benchmark, tmp_path, word):
+    benchmark(models=["Pop", "BIGRec_SFT"])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    benchmark.words = [word]
+    assert benchmark(models=["Pop", "BIGRec_SFT"])[0] == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {path.name for path in (tmp_path / "out-part").iterdir()} == before.keys()
+
+
 def folders(tmp_path, model) -> list[Path]:
     return sorted((tmp_path / "saved").glob(f"{model}-toy-*"))
 

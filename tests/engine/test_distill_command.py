@@ -20,6 +20,7 @@ from recbole_soft.errors import DataError
 from recbole_soft.run import run_recbole_soft
 from recbole_soft.strategies.engine_answers import draw
 from recbole_soft.strategies.soft import SelfOptimisedStage
+from recbole_soft.trainer.llm_trainer import LLMTrainer
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 
@@ -65,7 +66,8 @@ def note_of(result: dict) -> dict:
     return result["record"]["notes"]["self_distilled_set"]
 
 
-def test_greedy_answers_of_an_engine_train_exactly_as_one_beam_of_ours(distill, vllm, toy_settings, tmp_path):
+def test_greedy_answers_of_an_engine_train_exactly_as_one_beam_of_ours(distill, vllm, toy_settings, tmp_path,
+                                                                       monkeypatch):
     folder = tmp_path / "exchange"
     code, said = distill("export", out=folder)
     assert code == 0 and f"python {folder / PROGRAM.name}" in said and "one greedy answer each" in said
@@ -73,6 +75,9 @@ def test_greedy_answers_of_an_engine_train_exactly_as_one_beam_of_ours(distill, 
     assert len(export.ids) < export.about["windows"] == 64, "equal prompts are asked once"
     code, said = distill("import", **{"from": folder})
     assert code == 2 and "no answers yet" in said
+    with monkeypatch.context() as patched, pytest.raises(DataError, match="no answers yet"):
+        patched.setattr(LLMTrainer, "_obtain_stage", lambda *_, **__: pytest.fail("something is trained before"))
+        run_recbole_soft("BIGRec_SOFT", "toy", config_dict=toy_settings() | {"self_distilled": str(folder)})
     assert vllm(folder) == 0
     assert vllm.engine.arguments["model"] == str(folder / "sft") and not vllm.engine.arguments["enable_lora"]
 

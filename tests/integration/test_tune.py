@@ -151,7 +151,8 @@ def test_without_optuna_the_extra_is_named(tune, monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "expected"), [
-    (["--dataset=toy"], "--model is missing"), (["--model=BIGRec_SOFT", "--dataset=toy", "--trials=0"], "trials = 0"),
+    (["--dataset=toy"], "--model is missing"), (["--model=Pop", "--dataset=ml-100k"], "Pop is not trained"),
+    (["--model=BIGRec_SOFT", "--dataset=toy", "--trials=0"], "trials = 0"),
     (["--model=BIGRec_SOFT", "--dataset=toy", "--spaec=x"], "did you mean"),
     (["--model=BIGRec_SOFT", "--dataset=toy", "--study=a/b"], "not the name of a folder"),
     (["--model=BIGRec_SOFT", "--dataset=toy", "--space=nope"], "there is no search space 'nope'")])
