@@ -14,7 +14,7 @@ from typing import Any
 
 from recbole_soft.artifacts import read_json
 from recbole_soft.config.foreign import recorded_settings
-from recbole_soft.config.words import parse_options
+from recbole_soft.config.words import count, is_yes, parse_options
 from recbole_soft.errors import ModelError, SettingError, nearest
 from recbole_soft.registry import is_llm_name, split_name
 
@@ -46,9 +46,9 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0
     options = _parse(argv)
-    out = export_teacher(Path(options["run"]), Path(options["out"]), _count(options, "topk"),
-                         None if options["sample"] == "full" else _count(options, "sample"), options["stage"],
-                         options["trust_remote_code"].lower() == "true")
+    out = export_teacher(Path(options["run"]), Path(options["out"]), count(options, "topk"),
+                         None if options["sample"] == "full" else count(options, "sample"), options["stage"],
+                         is_yes(options, "trust_remote_code"))
     sys.stdout.write(f"{out}\n")
     return 0
 
@@ -182,9 +182,3 @@ def _parse(argv: Sequence[str]) -> dict[str, str]:
         if not options[key]:
             raise SettingError(f"--{key} is missing", "command line", EXAMPLE)
     return options
-
-
-def _count(options: dict[str, str], key: str) -> int:
-    if not options[key].isdecimal() or int(options[key]) < 1:
-        raise SettingError(f"{key} = {options[key]}: must be an integer from 1", "command line", f"e.g. --{key}=100")
-    return int(options[key])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_soft.config.words import parse_options
+from recbole_soft.config.words import count, is_yes, parse_options
 from recbole_soft.errors import SettingError
 
 SOME_LINES_REFUSED = 3
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0
     options = _parse(argv)
-    top = _count(options, "top")
+    top = count(options, "top")
     if "input" in options:
         return _batch(options, top)
     words = _words(options)
@@ -84,7 +84,7 @@ def _batch(options: dict[str, str], top: int) -> int:
 
     if "output" not in options:
         raise SettingError("--output is missing", "command line", "for instance --output=recommendations.jsonl")
-    source, out, size = Path(options["input"]), Path(options["output"]), _count(options, "batch_size")
+    source, out, size = Path(options["input"]), Path(options["output"]), count(options, "batch_size")
     check_files(source, out)
     lines = count_lines(source)
     recommender = _opened(options)
@@ -114,7 +114,7 @@ def _opened(options: dict[str, str]) -> Any:
     if sys.stderr.isatty():
         sys.stderr.write(f"opening {options['run']} ...\n")
     return load_recommender(options["run"], options.get("stage"), options.get("data_path"), options.get("llm_path"),
-                            options["trust_remote_code"].lower() == "true")
+                            is_yes(options, "trust_remote_code"))
 
 
 def _words(options: dict[str, str]) -> dict[str, Any]:
@@ -141,13 +141,5 @@ def _parse(argv: Sequence[str]) -> dict[str, str]:
         raise SettingError("--output is for a file of histories", "command line", "add --input=FILE, or remove it")
     if options["format"] not in ("table", "json"):
         raise SettingError(f"format = {options['format']}: must be table or json", "command line", "--format=json")
-    if options["trust_remote_code"].lower() not in ("true", "false"):
-        raise SettingError(f"trust_remote_code = {options['trust_remote_code']}: must be True or False", "command line",
-                           "remove it, or --trust_remote_code=True")
+    is_yes(options, "trust_remote_code")
     return options
-
-
-def _count(options: dict[str, str], key: str) -> int:
-    if not options[key].isdecimal() or int(options[key]) < 1:
-        raise SettingError(f"{key} = {options[key]}: must be an integer from 1 up", "command line", f"e.g. --{key}=20")
-    return int(options[key])

@@ -13,8 +13,7 @@ from recbole_soft.benchmark.progress import duration, expected_seconds
 from recbole_soft.benchmark.recipe import Recipe, find_recipe, read_recipe
 from recbole_soft.benchmark.runner import Benchmark, failures
 from recbole_soft.benchmark.validity import Validity
-from recbole_soft.config.values import parsed
-from recbole_soft.config.words import listed, parse_words
+from recbole_soft.config.words import is_yes, listed, parse_words
 from recbole_soft.data.sources import find_dataset, local_dataset
 from recbole_soft.errors import SettingError
 from recbole_soft.reporting.compare_cli import write_tables
@@ -65,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
     if output.exists() and not output.is_dir():
         raise SettingError(f"{output} is a file", "--output" if options["output"] else str(recipe.place),
                            "give the name of a folder")
-    benchmark = _benchmark(recipe, _is_yes(options["same_code"]))
-    if _is_yes(options["dry_run"]):
+    benchmark = _benchmark(recipe, is_yes(options, "same_code"))
+    if is_yes(options, "dry_run"):
         sys.stdout.write(plan_text(recipe, benchmark))
         return 0
     for dataset in recipe.datasets:  # before anything runs: it may have to be downloaded
@@ -176,10 +175,3 @@ def _seed(text: str) -> int:
     if not text.isdecimal():
         raise SettingError(f"seeds: {text} is no integer from 0", "--seeds", "for example --seeds=42,43")
     return int(text)
-
-
-def _is_yes(text: str) -> bool:
-    value = parsed(text) if text else False
-    if not isinstance(value, bool):
-        raise SettingError(f"{text} is neither True nor False", "command line", "for example --dry_run=True")
-    return value

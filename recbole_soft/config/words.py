@@ -39,6 +39,30 @@ def listed(text: str) -> list[str]:
     return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
 
 
+def is_yes(options: Mapping[str, str], key: str) -> bool:
+    """Whether an option of a subcommand is True; one that is missing or empty is not.
+
+    Raises:
+        SettingError: it is neither True nor False.
+    """
+    text = options.get(key, "")
+    if text.lower() not in ("true", "false", ""):
+        raise SettingError(f"{key} = {text}: must be True or False", f"--{key}", f"for example --{key}=True")
+    return text.lower() == "true"
+
+
+def count(options: Mapping[str, str], key: str, low: int = 1) -> int:
+    """An option of a subcommand as an integer.
+
+    Raises:
+        SettingError: it is none, or below `low`.
+    """
+    if not options[key].isdecimal() or int(options[key]) < low:
+        raise SettingError(f"{key} = {options[key]}: must be an integer from {low} up", f"--{key}",
+                           f"for example --{key}=20")
+    return int(options[key])
+
+
 def parse_words(words: Sequence[str]) -> dict[str, str]:
     """`--key=value` words as a dictionary; the value is everything after the first `=`, a hyphen in a key is `_`.
 

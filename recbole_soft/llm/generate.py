@@ -14,11 +14,12 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from recbole_soft.llm.architecture import causal_language_model
 from recbole_soft.llm.beam import Beam, BeamSettings, tree_beam_search
 from recbole_soft.llm.merged import merged_adapters
 from recbole_soft.llm.reference import reference_beam_search
 from recbole_soft.llm.tree_decoder import Prompt
-from recbole_soft.llm.tree_support import causal_model, supports_tree_search
+from recbole_soft.llm.tree_support import supports_tree_search
 from recbole_soft.llm.trie import TokenTrie
 
 __all__ = ["Beam", "BeamSettings", "generate", "reference_beam_search", "supports_tree_search"]
@@ -67,7 +68,7 @@ def generate(
     groups = _groups_of_equal(prompts)
     distinct = [prompts[members[0]] for members in groups]
     by_length = sorted(range(len(distinct)), key=lambda index: len(distinct[index]), reverse=True)
-    inner = causal_model(model)
+    inner = causal_language_model(model)
     if trie is not None:
         trie, eos_ids = trie.to(inner.device), (trie.eos_id,)
     search, at_once = _choose(model, distinct, settings, batch_size, fast=fast, trie=trie)

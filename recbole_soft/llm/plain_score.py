@@ -8,29 +8,20 @@ its results are checked against. Knows nothing of packing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_soft.errors import ModelError
+from recbole_soft.llm.architecture import COLUMN_MASKED, causal_language_model, rope_reason, shortest_window
 from recbole_soft.llm.masked_softmax import MaskedSoftmax
 
 Tokens = Sequence[int]
 
 _MASKABLE_ATTENTION = ("sdpa", "eager")
-# Models whose local attention counts rows' columns, not positions: branches of one prompt lie further apart there.
-COLUMN_MASKED = ("gpt_neo",)
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
-_WINDOW_SETTINGS = ("sliding_window", "window_size", "attention_chunk_size", "local_attention")
 _NEEDED_ARGUMENTS = ("attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache")
-
-
-def causal_language_model(model: nn.Module) -> nn.Module:
-    """The causal language model inside an adapter wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def plain_nll(
@@ -125,29 +116,7 @@ def reason_against_packing(model: nn.Module, longest: int) -> str | None:
         return f"its forward takes no {', '.join(missing)}"
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         return "its adapter prepends virtual tokens"
-    window = _shortest_window(config)
+    window = shortest_window(config)
     if window is not None and longest > window:
         return f"its attention window of {window} tokens is shorter than the longest sequence ({longest})"
     return rope_reason(config, longest)
-
-
-def _shortest_window(config: Any) -> int | None:
-    """The shortest attention window a layer may have, None if all layers see everything."""
-    if getattr(config, "use_sliding_window", True) is False:
-        return None
-    windows = [getattr(config, name, None) for name in _WINDOW_SETTINGS]
-    return min((window for window in windows if isinstance(window, int) and window > 0), default=None)
-
-
-def rope_reason(config: Any, longest: int) -> str | None:
-    """Rotary embeddings that change with the length seen give other keys in each part of a packed run."""
-    settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    nested = [value for value in settings.values() if isinstance(value, Mapping)]
-    for rope in nested or [settings]:
-        kind = rope.get("rope_type") or rope.get("type")
-        trained = rope.get("original_max_position_embeddings") or getattr(
-            config, "max_position_embeddings", 0
-        )
-        if kind in _LENGTH_DEPENDENT_ROPE and longest > trained:
-            return f"its '{kind}' rotary embedding changes beyond {trained} tokens (longest: {longest})"
-    return None

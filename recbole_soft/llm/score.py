@@ -27,12 +27,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from recbole_soft.llm.architecture import causal_language_model
 from recbole_soft.llm.masked_softmax import MaskedSoftmax
 from recbole_soft.llm.packed_forward import SHORTEST_SHARED_PREFIX, PackedRun
 from recbole_soft.llm.packing import PackedRows, ResponseTree, Tokens, Window, group_by_length, pack_rows
 from recbole_soft.llm.plain_score import (
     at_least_float32,
-    causal_language_model,
     plain_nll,
     reason_against_packing,
 )

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from recbole_soft.llm.plain_score import COLUMN_MASKED, rope_reason
+from recbole_soft.llm.architecture import COLUMN_MASKED, causal_language_model, rope_reason, shortest_window
 from recbole_soft.llm.quantization import is_eight_bit
 from recbole_soft.llm.tree_decoder import TreeDecoder, run_template
 
@@ -31,11 +30,6 @@ _EIGHT_BIT_TOLERANCE = 0.1
 _probed: weakref.WeakKeyDictionary[nn.Module, tuple[str, str | None]] = weakref.WeakKeyDictionary()
 
 
-def causal_model(model: nn.Module) -> nn.Module:
-    """The causal language model itself, without the PEFT wrapper; its adapters stay in place and active."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def supports_tree_search(model: nn.Module, longest: int) -> str | None:
     """Why a model cannot be searched as a tree.
 
@@ -46,8 +40,8 @@ def supports_tree_search(model: nn.Module, longest: int) -> str | None:
     Returns:
         None if it can, else the reason, fit for a log line.
     """
-    reason = _reason_in_wrapper(model) or _reason_in_config(causal_model(model), longest)
-    return reason or _reason_in_probe(causal_model(model))
+    reason = _reason_in_wrapper(model) or _reason_in_config(causal_language_model(model), longest)
+    return reason or _reason_in_probe(causal_language_model(model))
 
 
 def _reason_in_wrapper(model: nn.Module) -> str | None:
@@ -68,23 +62,10 @@ def _reason_in_config(model: nn.Module, longest: int) -> str | None:
     attention = getattr(model.config, "_attn_implementation", None)
     if attention not in _TREE_ATTENTION:
         return f"attention implementation {attention!r} takes no 4-D mask"
-    window = _window(config)
+    window = shortest_window(config)
     if window is not None and window < longest:
         return f"its attention window of {window} tokens is shorter than the context of {longest}"
     return rope_reason(config, longest)
-
-
-def _window(config: Any) -> int | None:
-    """The shortest attention window of any layer, or None if all layers see everything."""
-    kinds = getattr(config, "layer_types", None)
-    sizes = {
-        "sliding_attention": getattr(config, "sliding_window", None),
-        "chunked_attention": getattr(config, "attention_chunk_size", None),
-    }
-    if kinds is None and not getattr(config, "use_sliding_window", True):
-        return None
-    active = [size for kind, size in sizes.items() if size and (kinds is None or kind in kinds)]
-    return min(active, default=None)
 
 
 def _reason_in_probe(model: nn.Module) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_soft.artifacts import make_folder, write_text
-from recbole_soft.config.words import listed, parse_options
+from recbole_soft.config.words import is_yes, listed, parse_options
 from recbole_soft.errors import SettingError, nearest
 from recbole_soft.reporting.comparison import SHOWN, Comparison
 from recbole_soft.reporting.comparison_formats import FORMATS, terminal
@@ -32,7 +32,6 @@ HELP = f"""Compares finished runs: means over seeds, intervals, paired tests, ga
 
 example: {EXAMPLE}
 """
-YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,8 +48,7 @@ def main(argv: Sequence[str]) -> int:
         group_methods(read_records([Path(place) for place in listed(options["runs"])])))
     summary = summary.narrowed(listed(options["datasets"]), listed(options["metrics"]), options["baseline"])
     comparison = summary.compared()
-    is_detailed = options["details"].lower() in YES
-    sys.stdout.write(terminal(comparison, is_detailed) if options["format"] == "txt"
+    sys.stdout.write(terminal(comparison, is_yes(options, "details")) if options["format"] == "txt"
                      else FORMATS[options["format"]](comparison))
     if options["out"]:
         write_tables(Path(options["out"]), comparison)
@@ -80,7 +78,5 @@ def read_options(argv: Sequence[str]) -> dict[str, str]:
         raise SettingError("give either --runs or --from", "command line", EXAMPLE)
     if options["format"] not in FORMATS:
         raise SettingError(f"there is no format '{options['format']}'", "--format", nearest(options["format"], FORMATS))
-    if options["details"].lower() not in YES + NO:
-        raise SettingError(f"details = {options['details']} is neither True nor False", "--details",
-                           "for example --details=True")
+    is_yes(options, "details")
     return options

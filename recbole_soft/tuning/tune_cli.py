@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from recbole_soft.config.sources import split_config_files, user_settings
 from recbole_soft.config.validate import validate
-from recbole_soft.config.words import parse_words
+from recbole_soft.config.words import count, parse_words
 from recbole_soft.config.yaml_files import properties_root
 from recbole_soft.errors import SettingError
 from recbole_soft.registry import MODELS, is_llm_name
@@ -76,7 +76,7 @@ def _search(argv: Sequence[str]) -> Search:
     base = MODELS[model].based_on if model in MODELS else None
     space = read_space(space_file(options.get("space"), model, base, is_llm_name(model)))
     if "trials" in options:
-        space = replace(space, trials=_count(options, "trials", 1))
+        space = replace(space, trials=count(options, "trials"))
     elif space.sampler == "grid":
         space = replace(space, trials=sum(1 for _ in space.grid()))
     fitted, left_out = fit_space(space, model, dataset, typed, sources)
@@ -84,10 +84,4 @@ def _search(argv: Sequence[str]) -> Search:
     if name is not None and (not name or name in (".", "..") or "/" in name):
         raise SettingError(f"study = '{name}' is not the name of a folder", "command line", "give a plain name")
     return Search(model, dataset, config_files, command_line, words, fitted, left_out, name,
-                  _count(options, "search_seed", 0) if "search_seed" in options else 42)
-
-
-def _count(options: dict[str, str], key: str, low: int) -> int:
-    if not options[key].isdecimal() or int(options[key]) < low:
-        raise SettingError(f"{key} = {options[key]}: must be an integer from {low}", "command line", f"e.g. --{key}=20")
-    return int(options[key])
+                  count(options, "search_seed", 0) if "search_seed" in options else 42)

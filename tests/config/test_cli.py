@@ -14,6 +14,7 @@ import pytest
 from recbole_soft import cli, cli_help
 from recbole_soft.config.schema import SETTINGS
 from recbole_soft.config.sources import split_config_files
+from recbole_soft.config.words import count, is_yes
 from recbole_soft.errors import DataError, SettingError
 from recbole_soft.registry import MODELS, STRATEGIES
 
@@ -29,6 +30,17 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     module.run_recbole_soft = lambda **arguments: calls.append(arguments)
     monkeypatch.setitem(sys.modules, "recbole_soft.run", module)
     return calls
+
+
+def test_options_of_subcommands_are_read_as_settings_are():
+    options = {"details": "TRUE", "dry_run": "false", "same_code": "", "top": "3", "zero": "0"}
+    assert [is_yes(options, key) for key in ("details", "dry_run", "same_code")] == [True, False, False]
+    assert not is_yes(options, "missing") and count(options, "top") == 3 and count(options, "zero", low=0) == 0
+    with pytest.raises(SettingError, match=r"(?s)top = 3: must be True or False.*--top=True"):
+        is_yes(options, "top")
+    with pytest.raises(SettingError, match=r"(?s)zero = 0: must be an integer from 1 up.*--zero=20"):
+        count(options, "zero")
+
 
 
 def test_words_become_settings():

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from recbole_soft.llm import score as score_module
+from recbole_soft.llm.architecture import causal_language_model
 from recbole_soft.llm.packed_forward import SHORTEST_SHARED_PREFIX, PackedRun
 from recbole_soft.llm.packing import common_prefix_length
-from recbole_soft.llm.plain_score import causal_language_model
 from recbole_soft.llm.score import score_responses, supports_packing
 from tests.llm.scoring import (
     FAMILIES,
