@@ -63,4 +63,4 @@ def fingerprint_of_weights(model: LLMRecommender) -> str:
     name = model.weights.active
     own = {} if name is None else {key: tensor_hash(value) for key, value in model.weights.state(name).items()}
     return content_key(base=model.base_fingerprint, tokenizer=model.backbone.tokenizer.fingerprint, own=own,
-                       scale=model.options["lora_alpha"], deciding=[model.deciding(), model.deciding_parts()])
+                       scale=model.options["lora_alpha"], deciding=model.deciding())

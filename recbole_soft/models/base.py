@@ -149,7 +149,7 @@ class LLMRecommender(SequentialRecommender):
         return self.backbone.tokenizer.decode(prompt)
 
     def deciding(self) -> dict[str, Any]:
-        """What decides trained weights beside settings, data and language model; part of their key."""
+        """What decides weights and answers of this model alone, and is no setting of all; part of their keys."""
         return {}
 
     def about(self) -> dict[str, Any]:
@@ -260,10 +260,6 @@ class LLMRecommender(SequentialRecommender):
             logger.warning("demonstrations: %d of %d shown; for the others there was no room in cutoff_len=%d, or the "
                            "past has none", sum(shown), counts["asked"], self.encoder.cutoff_len)
         return {"demonstrations": counts}
-
-    def deciding_parts(self) -> dict[str, Any]:
-        """What of this model decides trained weights and is no setting of every model; part of their keys."""
-        return {}
 
     # ---- RecBole's interface ---------------------------------------------------------------------
     def calculate_loss(self, interaction) -> Tensor:

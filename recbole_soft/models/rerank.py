@@ -165,8 +165,8 @@ class Rerank(LLMRecommender):
         return scores.scatter_(1, order, -places).to(self.backbone.device)
 
     # ---- trainer and record ----------------------------------------------------------------------
-    def deciding_parts(self) -> dict[str, Any]:
-        return {"retriever": self.retriever and self.retriever.fingerprint,
+    def deciding(self) -> dict[str, Any]:
+        return {**super().deciding(), "retriever": self.retriever and self.retriever.fingerprint,
                 **{name: self.options[name] for name in ("rerank_candidates", "rerank_score")}}
 
     def notes_on(self, interaction) -> dict[str, Any]:

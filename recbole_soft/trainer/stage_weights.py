@@ -51,13 +51,11 @@ class StageWeights:
             "valid": valid_data.dataset.fingerprint() if valid_data is not None else None,
             "device": self._config["device"].type, "earlier": dict(self.keys),
         }
-        if deciding := self._model.deciding():
-            parts["deciding"] = deciding
         self.keys[stage.name] = content_key(
             stage=stage.name, code=f"{type(stage).__module__}.{type(stage).__qualname__}", model=type(self._model).name,
             catalogue=self._model.catalog.fingerprint, base=self._model.base_fingerprint,
             tokenizer=self._model.backbone.tokenizer.fingerprint,
-            template=self._model.encoder.template.fingerprint, of_model=self._model.deciding_parts(), **parts)
+            template=self._model.encoder.template.fingerprint, deciding=self._model.deciding(), **parts)
         return self.keys[stage.name]
 
     def restore(self, stage: Stage, key: str, dataset) -> dict[str, Any] | None:

@@ -189,7 +189,7 @@ def test_one_candidate_is_the_retriever_and_all_are_the_language_model(world):
 
 def test_what_decides_a_trained_reranker_is_in_its_key(world):
     model, _ = world(rerank_candidates=3)
-    assert model.deciding_parts() == {"retriever": "0", "rerank_candidates": 3, "rerank_score": "sum"}
+    assert model.deciding() == {"retriever": "0", "rerank_candidates": 3, "rerank_score": "sum"}
 
 
 @pytest.mark.parametrize("setting", [{"injection": "popularity"}, {"ranking": "beams"}])
