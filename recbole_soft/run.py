@@ -13,7 +13,7 @@ from recbole_soft import plugin
 from recbole_soft.artifacts import UNFINISHED, content_key, disk_errors, make_folder, write_text
 from recbole_soft.companions import companion_folder, refuse_other_windows
 from recbole_soft.config.refusals import settings_that_fail
-from recbole_soft.data.sources import find_dataset
+from recbole_soft.data.sources import data_root, find_dataset
 from recbole_soft.distill import copy_first
 from recbole_soft.errors import DataError
 from recbole_soft.parallel.group import check_alike, from_first, start, world_size
@@ -91,7 +91,7 @@ def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | No
 
     clock = Clock()
     init_seed(config["seed"], config["reproducibility"])
-    from_first(lambda: find_dataset(config["dataset"], str(Path(config["data_path"]).parent)))
+    from_first(lambda: find_dataset(config["dataset"], data_root(config)))
     data = SoftDataset(config)
     fit_cutoffs(config, data.item_num)
     splits = data_preparation(config, data)
@@ -290,7 +290,7 @@ def _record(config, data, splits, outcome: Mapping[str, Any], clock: Clock) -> d
     return {
         "model": config["model"], "dataset": config["dataset"], "seed": config["seed"],
         "user_settings": dict(config.external_config_dict), "config": dict(config.final_config_dict),
-        "versions": versions(), "commit": commit(Path(__file__).parent), "machine": machine(),
+        "versions": versions(), "commit": commit(), "machine": machine(),
         "working_folder": str(Path.cwd()), "processes": world_size(), "data": about_data(config, data, splits),
         "protocol": protocol, "protocol_fingerprint": content_key(**protocol),
         "language_model": outcome["model"], "stages": outcome["stages"], "notes": outcome["notes"],

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_soft.benchmark.recipe import TEACHER, Entry, Recipe
+from recbole_soft.benchmark.entries import TEACHER, Entry
+from recbole_soft.benchmark.recipe import Recipe
 from recbole_soft.registry import STRATEGIES, is_llm_name, split_name
 from recbole_soft.reporting.methods import deciding_settings
 from recbole_soft.reporting.records import RunResult

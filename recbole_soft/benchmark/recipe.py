@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from recbole_soft.benchmark.entries import Entry, as_list, read_entry, read_seeds
 from recbole_soft.config.layers import layer_values
 from recbole_soft.config.recbole_keys import recbole_defaults
 from recbole_soft.config.validate import validate
@@ -25,38 +26,13 @@ from recbole_soft.statistics.metrics import is_metric
 
 KEYS = ("about", "models", "datasets", "seeds", "settings", "settings_llm", "settings_traditional", "baseline",
         "metrics", "output")
-ENTRY_KEYS = ("model", "label", "settings", "grid", "choose", "seeds", "datasets", "needs", "export")
-EXPORT_KEYS = ("sample", "topk")
 DEFAULT_SEED = 42
-TEACHER = "teacher"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of `models`: a model with its settings, or one per combination of its grid.
-
-    Attributes:
-        model: such as `BIGRec_SOFT`.
-        settings: on top of the recipe's.
-        variants: the grid's combinations; one empty one without a grid.
-        choose: whether only the variant with the best validation score is trained with all seeds and shown.
-        needs: setting -> model of the entry whose run (same data set and seed) it names.
-        export: options of `export-teacher`, where `teacher` is needed.
-    """
-
-    model: str
-    label: str | None
-    settings: Mapping[str, Any]
-    variants: tuple[Mapping[str, Any], ...]
-    choose: bool
-    seeds: tuple[int, ...]
-    datasets: tuple[str, ...]
-    needs: Mapping[str, str]
-    export: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def title(self) -> str:
-        return self.label or self.model
+# Settings of a command that a recipe says otherwise: given as settings they would be one run's for all cells.
+NOT_SETTINGS = {
+    "model": "write models: [BIGRec_SFT]", "dataset": "write datasets: [ml-100k]", "seed": "write seeds: [42, 43, 44]",
+    "resume": "leave it out: what was interrupted goes on",
+    "run_name": "leave it out: every cell has a folder of its own",
+    "config_files": "write what is in the file as settings of the recipe"}
 
 
 @dataclass(frozen=True)
@@ -118,18 +94,23 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, only: Se
     all_datasets = _datasets(file)
     of_datasets = {name: all_datasets[name] for name in _chosen(datasets, all_datasets, "datasets")}
     if seeds:
-        _seeds(list(seeds), "--seeds")
-    common_seeds = tuple(_seeds(file.values.get("seeds", [DEFAULT_SEED]), file.place("seeds")))
+        read_seeds(list(seeds), "--seeds")
+    common_seeds = tuple(read_seeds(file.values.get("seeds", [DEFAULT_SEED]), file.place("seeds")))
     raw = file.values.get("models")
     if not isinstance(raw, list) or not raw:
         raise SettingError("a recipe needs `models`, a list", file.place("models"), "for example models: [BIGRec_SFT]")
-    entries = [_entry(item, file, all_datasets, common_seeds) for item in raw]
+    entries = [read_entry(item, file, all_datasets, common_seeds) for item in raw]
     entries = [replace(entry, datasets=tuple(name for name in entry.datasets if name in of_datasets))
                for entry in entries]
     baseline = _baseline(file, entries)
     chosen = _chosen(only, dict.fromkeys(entry.model for entry in entries), "only")
     chosen += [need for entry in entries if entry.model in chosen for need in entry.needs.values()]
-    entries = [_with_seeds(entry, seeds) for entry in entries if entry.model in chosen]
+    entries = [_with_seeds(entry, seeds) for entry in entries if entry.model in chosen and entry.datasets]
+    of_datasets = {name: value for name, value in of_datasets.items()
+                   if any(name in entry.datasets for entry in entries)}
+    if not entries:
+        raise SettingError("there is nothing to run: no model of this choice has a data set of this choice",
+                           "--only, --datasets", "leave one of them out")
     recipe = Recipe(
         path.stem, str(file.values.get("about", "")).strip(), tuple(entries), of_datasets,
         tuple(seeds) or common_seeds, _mapping(file, "settings"), _mapping(file, "settings_llm"),
@@ -139,44 +120,6 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, only: Se
     _check_needs(recipe.entries, file)
     _check_cells(recipe)
     return recipe
-
-
-def _entry(item: Any, file: YamlFile, datasets: Mapping[str, Any], seeds: tuple[int, ...]) -> Entry:
-    item, place = ({"model": item} if isinstance(item, str) else item), file.place("models")
-    if not isinstance(item, dict) or not isinstance(item.get("model"), str):
-        raise SettingError(f"{item!r} is no entry of `models`", place, "write a name, or - model: NAME and its keys")
-    where = f"{place}, {item['model']}"
-    for key in item:
-        if key not in ENTRY_KEYS:
-            raise SettingError(f"{key}: there is no such key of a model in a recipe", where, nearest(key, ENTRY_KEYS))
-    try:
-        model_family(item["model"])
-    except SettingError as error:
-        raise SettingError(error.what, where, error.remedy) from error
-    for key in ("settings", "grid", "needs", "export"):
-        if not isinstance(item.get(key) or {}, dict):
-            raise SettingError(f"{key} must hold `name: value` lines", where, f"for example {key}: {{alpha: 10}}")
-    grid = item.get("grid") or {}
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise SettingError(f"grid: {key} needs a list of values", where, f"for example {key}: [1, 5, 10]")
-    if item.get("choose") not in (None, "validation") or (item.get("choose") and not grid):
-        raise SettingError(f"choose = {item['choose']}: the only choice is `validation`, and it needs a grid", where,
-                           "add a grid, or remove choose")
-    for key, value in (item.get("export") or {}).items():
-        if key not in EXPORT_KEYS or TEACHER not in (item.get("needs") or {}):
-            raise SettingError(f"export: {key} is no option of a needed teacher", where, nearest(key, EXPORT_KEYS))
-        if type(value) is not int or value < 1:
-            raise SettingError(f"export: {key} = {value} is no number from 1", where, f"for example {key}: 10")
-    if not isinstance(item.get("label", ""), str):
-        raise SettingError(f"label: {item['label']} is no text", where, f'write label: "{item["label"]}"')
-    of_entry = _listed(item.get("datasets") or list(datasets))
-    if unknown := [name for name in of_entry if name not in datasets]:
-        raise SettingError(f"datasets: the recipe has no {unknown[0]}", where, nearest(unknown[0], datasets))
-    variants = tuple(dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
-    return Entry(item["model"], item.get("label"), item.get("settings") or {}, variants, bool(item.get("choose")),
-                 tuple(_seeds(item["seeds"], where)) if "seeds" in item else seeds,
-                 tuple(of_entry), item.get("needs") or {}, item.get("export") or {})
 
 
 def _check_needs(entries: Sequence[Entry], file: YamlFile) -> None:
@@ -210,9 +153,9 @@ def _check_cells(recipe: Recipe) -> None:
         for entry in recipe.entries:
             for dataset, variant in product(entry.datasets, entry.variants):
                 settings = recipe.cell_settings(entry, dataset, variant) | dict.fromkeys(entry.needs, folder)
-                if "seed" in settings:
-                    raise SettingError("seed is no setting of a recipe", recipe.place, "write seeds: [42, 43, 44]")
                 place = f"{recipe.place}, {entry.model} on {dataset}"
+                if wrong := next((key for key in settings if key in NOT_SETTINGS), None):
+                    raise SettingError(f"{wrong} is no setting of a recipe", place, NOT_SETTINGS[wrong])
                 try:
                     typed = validate(settings | {"seed": entry.seeds[0]}, dict.fromkeys(settings, place), entry.model,
                                      dataset)
@@ -242,16 +185,8 @@ def _datasets(file: YamlFile) -> dict[str, dict[str, Any]]:
     if isinstance(raw, dict) and raw and all(isinstance(value, dict) or value is None for value in raw.values()):
         return {str(name): value or {} for name, value in raw.items()}
     if isinstance(raw, (str, list)) and raw:
-        return {str(name): {} for name in _listed(raw)}
+        return {str(name): {} for name in as_list(raw)}
     raise SettingError("a recipe needs `datasets`", file.place("datasets"), "for example datasets: [ml-100k]")
-
-
-def _seeds(raw: Any, where: str) -> list[int]:
-    seeds = raw if isinstance(raw, list) else [raw]
-    if not seeds or any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds) \
-            or len(set(seeds)) < len(seeds):
-        raise SettingError(f"seeds = {raw}: must be different integers from 0", where, "for example seeds: [42, 43]")
-    return seeds
 
 
 def _mapping(file: YamlFile, key: str) -> dict[str, Any]:
@@ -262,7 +197,7 @@ def _mapping(file: YamlFile, key: str) -> dict[str, Any]:
 
 
 def _metrics(file: YamlFile) -> tuple[str, ...]:
-    metrics = tuple(_listed(file.values.get("metrics") or list(SHOWN)))
+    metrics = tuple(as_list(file.values.get("metrics") or list(SHOWN)))
     for name in metrics:
         if not is_metric(name):
             raise SettingError(f"{name} is no metric", file.place("metrics"), "for example HR@5 or NDCG@20")
@@ -272,9 +207,15 @@ def _metrics(file: YamlFile) -> tuple[str, ...]:
 def _baseline(file: YamlFile, entries: Sequence[Entry]) -> str | None:
     wanted = file.values.get("baseline")
     titles = [entry.title for entry in entries]
-    if wanted is not None and wanted not in [*titles, *(entry.model for entry in entries)]:
+    if wanted is None:
+        return None
+    meant = [entry for entry in entries if entry.title == wanted] or [e for e in entries if e.model == wanted]
+    if not meant:
         raise SettingError(f"baseline = {wanted}: no model of this recipe is called so", file.place("baseline"),
                            nearest(str(wanted), titles))
+    if len(meant) > 1 or (len(meant[0].variants) > 1 and not meant[0].choose):
+        raise SettingError(f"baseline = {wanted}: several rows are called so", file.place("baseline"),
+                           "name the label of an entry without a grid, or with `choose: validation`")
     return wanted
 
 
@@ -284,7 +225,3 @@ def _chosen(wanted: Sequence[str], known: Iterable[str], option: str) -> list[st
         if name not in known:
             raise SettingError(f"{name}: the recipe has no such entry", f"--{option}", nearest(name, known))
     return list(wanted) or known
-
-
-def _listed(raw: Any) -> list[str]:
-    return [str(item) for item in (raw if isinstance(raw, list) else [raw])]

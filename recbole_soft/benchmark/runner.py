@@ -15,9 +15,9 @@ from typing import Any
 
 from recbole_soft.artifacts import make_folder, read_json, write_json
 from recbole_soft.benchmark.cells import SFT, SFT_STAGE, Cell, lends_its_sft_row, provided_folder, strategy_name
+from recbole_soft.benchmark.entries import TEACHER
 from recbole_soft.benchmark.process import run_cell
 from recbole_soft.benchmark.progress import Progress
-from recbole_soft.benchmark.recipe import TEACHER
 from recbole_soft.benchmark.validity import Validity
 from recbole_soft.data.sources import local_dataset
 from recbole_soft.errors import UserError
@@ -131,12 +131,13 @@ class Benchmark:
         if key not in self._chosen:
             search = [other for other in self.cells if other.is_search and other.entry is cell.entry
                       and other.dataset == cell.dataset]
-            if any(other.result is None or other.result.run.raw["best_valid_score"] is None for other in search):
+            of_cell = {other: other.result and other.result.valid_score for other in search}
+            if None in of_cell.values():
                 return None  # not all there, or one whose loss was no number
             better = max if search[0].result.run.config.get("valid_metric_bigger", True) else min
-            best = better(search, key=lambda other: other.result.run.raw["best_valid_score"])
+            best = better(search, key=of_cell.__getitem__)
             metric = best.result.run.config["valid_metric"]
-            scores = ", ".join(f"{_told(other)}: {other.result.run.raw['best_valid_score']:.4f}" for other in search)
+            scores = ", ".join(f"{_told(other)}: {score:.4f}" for other, score in of_cell.items())
             self.notes.setdefault(cell.dataset, []).append(
                 f"{cell.entry.title}: {_told(best)}, chosen by validation {metric} of seed {best.seed} ({scores})")
             self._chosen[key] = best.variant
@@ -192,13 +193,14 @@ class Benchmark:
 
     def _run(self, cell: Cell, progress: Progress) -> None:
         log = self.work / "logs" / f"{cell.name.replace(' ', '_').replace(',', '').replace('/', '-')}.log"
-        commands = []
+        commands, goes_on = [], self._goes_on(cell)
         if TEACHER in cell.needs and not self._has_teacher(cell):
+            goes_on = {}  # what an earlier teacher taught is no part of this run
             provider = cell.needs[TEACHER].result
             commands.append(["export-teacher", f"--run={provider.run.place}", f"--stage={provider.stage}",
                              f"--out={self._teacher_file(cell).parent}",
                              *(f"--{key}={value}" for key, value in cell.entry.export.items())])
-        options = {"show_progress": "False", **self._goes_on(cell), **cell.command(self.teachers)}
+        options = {"show_progress": "False", **goes_on, **cell.command(self.teachers)}
         commands.append([f"--model={cell.entry.model}", f"--dataset={cell.dataset}",
                          *(f"--{key}={value}" for key, value in options.items())])
         for words in commands:

@@ -14,22 +14,28 @@ from datetime import datetime
 from pathlib import Path
 
 from recbole_soft.data.sources import data_files
+from recbole_soft.errors import SettingError
 from recbole_soft.reporting.record import commit
 from recbole_soft.reporting.records import RecordError, RunRecord, read_run
-
-_CODE = Path(__file__).resolve().parent
 
 
 class Validity:
     """Judges runs; hashes of data files are taken once.
 
     Args:
-        same_code: also ask for the commit that is checked out now, without changes in the tree then and now.
+        same_code: also ask for the commit that is checked out now.
+
+    Raises:
+        SettingError: `same_code`, and the code is not that of a commit.
     """
 
     def __init__(self, same_code: bool = False):
         self.same_code = same_code
-        self.commit = commit(_CODE)
+        self.commit = commit()
+        if same_code and (self.commit or "+").endswith("+"):
+            raise SettingError("the code has no commit of its own, so no run can be known to be of the same code",
+                               "--same_code", "commit what is changed in the package and in properties/, or leave "
+                               "it out")
         self._files: dict[Path, dict[str, str]] = {}
 
     def find(self, folder: Path, data_folder: Path | None, made_from: Iterable[RunRecord] = ()
@@ -57,7 +63,7 @@ class Validity:
         for source in made_from:
             if _written(source) > _written(run):
                 return f"the run it was made from is newer: {source.place}"
-        if self.same_code and (run.raw.get("commit") != self.commit or (self.commit or "+").endswith("+")):
+        if self.same_code and run.raw.get("commit") != self.commit:
             return f"it was made by another version of the code: {run.raw.get('commit')}, now {self.commit}"
         return ""
 

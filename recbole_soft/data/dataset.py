@@ -22,7 +22,7 @@ from recbole_soft.data.atomic import columns_of, require_columns
 from recbole_soft.data.catalog import Catalog, ItemColumns, merge_equal_titles, read_item_table
 from recbole_soft.data.interactions import InteractionColumns, is_repeated, read_interactions, replaced
 from recbole_soft.data.quick_loading import QuickLoading, rows_of
-from recbole_soft.data.sources import find_dataset
+from recbole_soft.data.sources import data_root, find_dataset
 from recbole_soft.data.window_hash import hash_of_windows
 from recbole_soft.data.windows import Windows, first_positions, history_matrix, make_windows, met_until, sample_rows
 from recbole_soft.errors import DataError, SettingError
@@ -55,10 +55,7 @@ class SoftDataset(QuickLoading, SequentialDataset):
     # ---- reading ---------------------------------------------------------------------------------
     def _get_preset(self) -> None:
         super()._get_preset()
-        folder = Path(self.config["data_path"])
-        if not (folder / f"{self.dataset_name}.inter").is_file():
-            folder = Path(find_dataset(self.dataset_name, str(folder.parent)))
-        self.dataset_path = str(folder)
+        self.dataset_path = str(find_dataset(self.dataset_name, data_root(self.config)))
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         self._load_inter_feat(token, dataset_path)

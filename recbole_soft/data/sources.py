@@ -134,6 +134,12 @@ def _state(folder: Path, name: str) -> str:
     return f"no {name}.inter in it" if folder.is_dir() else "not there"
 
 
+def data_root(config) -> str | None:
+    """The folder of data sets that a run's settings name; None for RecBole's default, which nobody chose."""
+    root = str(Path(config["data_path"]).parent)
+    return None if root == DEFAULT_DATA_PATH and "data_path" not in config.external_config_dict else root
+
+
 def _roots(data_path: str | None) -> list[Path]:
     """Folders that may hold data sets, in order of precedence, each once."""
     given = [data_path, os.environ.get(DATA_VARIABLE), DEFAULT_DATA_PATH]

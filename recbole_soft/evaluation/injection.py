@@ -56,21 +56,22 @@ def tune_injection(model: BIGRec, valid_data, prior, valid_metric: str, gamma: f
         valid_metric: such as `hit@10`; decides between gammas.
         gamma: a fixed exponent, or None to choose one.
     """
-    if gamma is not None:
-        model.injection = Injection(prior, gamma)
-        return {"gamma": gamma, "chosen": "given"}
     name, _, cutoff = valid_metric.partition("@")
-    metric = METRICS_OF_RANKS[name.lower()]
-    batches = [_scored(model, batch, prior) for batch in valid_data]
+    metric = METRICS_OF_RANKS.get(name.lower())  # None: no rank decides it, and gamma is given
+    batches = [_scored(model, batch, prior) for batch in valid_data] if metric else []
 
     def evaluate(candidate: float) -> float:
         ranks = [_ranks(model.beams_first(inject(scores, weight, candidate), interaction), masked, targets)
                  for interaction, scores, weight, masked, targets in batches]
         return float(metric(np.concatenate(ranks), int(cutoff or 10)).mean())
 
-    best, values = choose_gamma(evaluate, GAMMA_GRID)
-    model.injection = Injection(prior, best)
-    return {"gamma": best, "chosen": f"best {valid_metric} on validation", "values": values}
+    if gamma is None:
+        gamma, values = choose_gamma(evaluate, GAMMA_GRID)
+        chosen = {"chosen": f"best {valid_metric} on validation", "valid_score": values[gamma], "values": values}
+    else:
+        chosen = {"chosen": "given", "valid_score": evaluate(gamma) if metric else None}
+    model.injection = Injection(prior, gamma)
+    return {"gamma": gamma, **chosen}
 
 
 @torch.no_grad()

@@ -101,6 +101,11 @@ class Backbone:
         return self.known_fingerprint or weights_fingerprint(self.model)
 
     @property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer: the tokenizer's end of text, and the checkpoint's own (the end of a turn)."""
+        return sorted({self.tokenizer.eos_id, *self.stop_ids})
+
+    @property
     def hidden_size(self) -> int:
         return self.model.config.get_text_config().hidden_size
 
@@ -152,9 +157,10 @@ def load_backbone(settings: LoadSettings) -> Backbone:
     _check_quantized(settings, model, tokenizer.eos_id)
     # A checkpoint's sampling defaults must never reach our decoding.
     stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, (list, tuple)) else [] if stops is None else [stops]
     model.generation_config = type(model.generation_config)()
     backbone = Backbone(model.eval(), tokenizer, settings.device, about_quantization(settings.quantization, model),
-                        stop_ids=tuple(stops) if isinstance(stops, (list, tuple)) else ())
+                        stop_ids=tuple(stops))
     return _sharded(backbone) if sharding else backbone
 
 

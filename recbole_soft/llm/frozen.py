@@ -73,10 +73,8 @@ class FrozenModel:
         if longest is not None and needed > longest:
             raise ModelError(f"the language model reads {longest} tokens, but a question and its answer need {needed}",
                              where="llm_path", remedy="choose a model that reads more, or lower --cot_max_tokens")
-        # A chat's turn may end with another token than a text.
-        ends = sorted({tokenizer.eos_id, *self._backbone.stop_ids})
-        found = generate(self._backbone.model, prompts, BeamSettings(beams, max_new_tokens, 1.0, beams), eos_ids=ends,
-                         pad_id=tokenizer.pad_id, batch_size=batch_size, progress=progress)
+        found = generate(self._backbone.model, prompts, BeamSettings(beams, max_new_tokens, 1.0, beams),
+                         eos_ids=self._backbone.ends, pad_id=tokenizer.pad_id, batch_size=batch_size, progress=progress)
         return [[tokenizer.decode(beam.tokens).strip() for beam in best] for best in found]
 
     def _prompt(self, system: str, user: str) -> list[int]:

@@ -55,7 +55,7 @@ def key_of_answers(model: LLMRecommender, prompts: Sequence[Sequence[int]]) -> s
     """Hash of all that decides the answers: the very weights, the search, the prompts and their batches."""
     return content_key(weights=fingerprint_of_weights(model), beams=asdict(model.beams), prompts=prompts,
                        search=[model.options[name] for name in SEARCH_SETTINGS], batches=BATCHES_IN_A_PART,
-                       titles=model.catalog.fingerprint, device=model.backbone.device.type)
+                       titles=model.catalog.fingerprint, ends=model.backbone.ends, device=model.backbone.device.type)
 
 
 def fingerprint_of_weights(model: LLMRecommender) -> str:

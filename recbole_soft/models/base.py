@@ -227,7 +227,7 @@ class LLMRecommender(SequentialRecommender):
     ) -> list[list[Beam]]:
         """Returned beams of every prompt (tokens or input embeddings) under the weights that are switched on."""
         return generate(
-            self.weights.model, prompts, self.beams, eos_ids=[self.backbone.tokenizer.eos_id],
+            self.weights.model, prompts, self.beams, eos_ids=self.backbone.ends,
             pad_id=self.backbone.tokenizer.pad_id, batch_size=self.options["generation_batch_size"],
             fast=self.options["fast_path"], trie=self.trie, progress=progress,
         )

@@ -80,6 +80,9 @@ class Rerank(LLMRecommender):
             if config[setting] != wanted:
                 raise SettingError(f"{setting} = {config[setting]} has no effect on Rerank", where=setting,
                                    remedy=f"remove it, or --{setting}={wanted}")
+        if config["lm_loss"] == "msl":
+            raise SettingError("lm_loss = msl leaves tokens that no title goes on with as likely as they were, and "
+                               "Rerank compares likelihoods over all tokens", where="lm_loss", remedy="--lm_loss=full")
         super().__init__(config, dataset)
         self.retriever: Retriever | None = None
         self.items_before: Callable[[np.ndarray], list[np.ndarray]] = dataset.items_before

@@ -43,6 +43,9 @@ def open_backbone(config, dataset, store: ArtifactStore) -> tuple[Backbone, Prom
     path = config["llm_path"] or str(_embedded_model(config, dataset, template, store))
     # Small updates vanish in bfloat16 weights: whole models are trained in float32 unless the user says otherwise.
     dtype = "float32" if (config["dtype"], config["tuning"]) == ("auto", "full") else config["dtype"]
+    if (dtype, config["tuning"]) == ("bfloat16", "full"):
+        logger.warning("tuning = full in bfloat16: an update below 1/512 of a weight changes nothing; --dtype=float32 "
+                       "keeps it, in twice the memory")
     load = LoadSettings(
         llm_path=path, device=config["device"], dtype=dtype, shard_model=config["shard_model"] or asks_for_shards(),
         **{key: config[key] for key in ("quantization", "attn_implementation", "pad_token",

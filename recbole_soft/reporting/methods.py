@@ -62,10 +62,19 @@ class Method:
         return strategy_of(result) if trained else None
 
     @property
-    def model(self) -> tuple[Any, ...]:
-        """What strategies are compared on: the model and its language model."""
+    def model(self) -> str:
+        """What strategies are compared on: the model and its language model, as text."""
         config = self.results[0].run.config
-        return tuple(config.get(key) for key in ("base_model", "llm", "llm_path", "retriever"))
+        tells = {key: value for key, value in _unusual(config).items()
+                 if key in ("base_model", "retriever", "quantization") or key.startswith(("llm", "tiny_"))}
+        return _text(tells)
+
+    @property
+    def training(self) -> str:
+        """All settings that the strategies of a model have in common, as text."""
+        config = _unusual(self.results[0].run.config)
+        return _text({key: value for key, value in config.items()
+                      if key not in NOT_DECIDING and key not in COMPANION_PATHS and key not in _of_strategies()})
 
 
 def strategy_of(result: RunResult) -> str | None:
@@ -84,8 +93,7 @@ def name_of(result: RunResult) -> str:
 
 def deciding_settings(config: Mapping[str, Any], strategy: str | None) -> dict[str, Any]:
     """The part of a run's resolved settings that can decide what `strategy` gives (None: no strategy)."""
-    foreign = {setting.name for registry in (STRATEGIES, SCHEDULES) for component in registry.components()
-               for setting in component.settings}
+    foreign = _of_strategies() if strategy is not None else set()  # RecBole's models have settings of these names, too
     if strategy is not None:
         try:
             split_name(f"{config.get('base_model')}_{strategy}")
@@ -96,6 +104,12 @@ def deciding_settings(config: Mapping[str, Any], strategy: str | None) -> dict[s
     return {key: value for key, value in config.items() if key not in NOT_DECIDING and key not in foreign}
 
 
+def telling_settings(result: RunResult) -> dict[str, Any]:
+    """What tells a row's method from others of its name: settings that decide it and have not their defaults."""
+    settings = _unusual(deciding_settings(result.run.config, strategy_of(result)))
+    return {key: value for key, value in settings.items() if key not in COMPANION_PATHS}
+
+
 def group_methods(records: Iterable[RunRecord]) -> list[Method]:
     """Methods in the order in which they first appear, labels made unique by the settings that differ.
 
@@ -103,16 +117,26 @@ def group_methods(records: Iterable[RunRecord]) -> list[Method]:
         RecordError: two runs of one method and seed have other ranks, so one of them is not what it says.
     """
     groups: dict[tuple[str, str, str], list[RunResult]] = {}
-    # A record of an earlier version lacks the settings that have come since: it ran as if they had their defaults.
-    defaults = {name: setting.default for name, setting in known_settings([]).items()}
     for run in records:
         for result in run.results:
-            settings = deciding_settings(run.config, strategy_of(result))
-            telling = {key: value for key, value in settings.items()
-                       if key not in COMPANION_PATHS and not (key in defaults and value == defaults[key])}
-            groups.setdefault((run.dataset, name_of(result), _text(telling)), []).append(result)
+            groups.setdefault((run.dataset, name_of(result), _text(telling_settings(result))), []).append(result)
     methods = [method for group in groups.values() for method in _by_companion(group)]
     return _with_unique_labels(methods)
+
+
+def _unusual(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that have not their default.
+
+    A record of an earlier version lacks the settings that have come since: it ran as if they had their defaults.
+    """
+    defaults = {name: setting.default for name, setting in known_settings([]).items()}
+    return {key: value for key, value in config.items() if not (key in defaults and value == defaults[key])}
+
+
+def _of_strategies() -> set[str]:
+    """Names of the settings of all strategies and schedules."""
+    return {setting.name for registry in (STRATEGIES, SCHEDULES) for component in registry.components()
+            for setting in component.settings}
 
 
 def _by_companion(group: Sequence[RunResult]) -> list[Method]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_soft.artifacts import write_json, write_text
+from recbole_soft.config.yaml_files import PACKAGE_DIR, properties_root
 from recbole_soft.data.sources import data_files
 
 PACKAGES = ("recbole-soft", "recbole", "torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas", "scipy")
@@ -34,16 +35,18 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def commit(folder: Path) -> str | None:
-    """Commit of the source tree, `+` appended when files differ from it; None outside a checkout."""
+def commit() -> str | None:
+    """Commit of the source tree, `+` appended when the package or its YAML differ from it; None outside a checkout."""
     def git(*arguments: str) -> str:
         # Fixed words, no shell; which git is on the path is the user's own business.
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True,  # noqa: S603, S607
+        done = subprocess.run(["git", "-C", str(PACKAGE_DIR), *arguments], capture_output=True, text=True,  # noqa: S603, S607
                               check=True)
         return done.stdout.strip()
 
+    properties = str(properties_root())
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        is_changed = bool(git("status", "--porcelain", "-uno", "--", ".", properties))
+        return git("rev-parse", "--short=12", "HEAD") + "+" * is_changed
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -7,6 +7,7 @@ same objects. Knows nothing of tables and statistics.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -78,6 +79,15 @@ class RunResult:
     def metrics(self) -> Mapping[str, Mapping[str, float]]:
         """As the run reported them: `{"HR@5": {"value", "low", "high"}, ...}`."""
         return self.raw["metrics"]
+
+    @property
+    def valid_score(self) -> float | None:
+        """Validation score of the row's own stage, with its injection; None where it is unknown or no number."""
+        record, injection = self.run.raw, self.raw.get("injection") or {}
+        of_run = record.get("best_valid_score") if self.stage == record["results"][-1]["stage"] else None
+        of_stage = record["stages"].get(self.stage, {}).get("valid_score", of_run)
+        score = injection.get("valid_score", of_stage)
+        return None if score is None or math.isnan(score) else score
 
 
 @dataclass(frozen=True, eq=False)

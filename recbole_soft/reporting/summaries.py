@@ -27,7 +27,7 @@ SUMMARY_FILE = "summary.json"
 RANKS_FILE = "ranks.npz"
 SUMMARY_SCHEMA = 1
 # What a summary leaves out: paths of this machine, and what only a report on one run shows.
-_LEFT_OUT = ("config", "recbole_test_result")
+_LEFT_OUT = ("config", "recbole_test_result", "working_folder")
 _PATHS = ("run_folder", "checkpoint_dir", "artifacts_dir", "data_path")
 _DIGITS = 6
 _COLUMNS = ("user", "history", "popularity")
@@ -83,7 +83,7 @@ def write_summary(folder: Path, summary: Summary) -> Path:
         raw = {key: value for key, value in run.raw.items() if key not in _LEFT_OUT}
         raw["config"] = {key: value for key, value in run.config.items() if key not in common and key not in _PATHS}
         raw["absent"] = [key for key in common if key not in run.config]
-        entries.append(_rounded(plain(raw)))
+        entries.append(_placeless(_rounded(plain(raw)), _places(run)))
         for result in run.results:
             arrays[f"{number}/{result.stage}"] = result.ranks.astype(np.uint32)
             arrays |= {f"{name}/{run.dataset}": column for name, column in _columns(result.table).items()}
@@ -139,6 +139,22 @@ def _run(raw: dict[str, Any], number: int, common: Mapping[str, Any], arrays: Ma
     tables = {result["stage"]: WindowTable(arrays[f"{number}/{result['stage']}"].astype(np.int64), columns)
               for result in raw["results"]}
     return with_tables(raw, tables, f"{folder}, run {number}")
+
+
+def _places(run: RunRecord) -> list[str]:
+    """Folders of the machine that a run's paths lie in, longest first."""
+    places = {str(run.config.get(key) or "") for key in _PATHS} | {str(run.raw.get("working_folder") or "")}
+    return sorted((place for place in places if Path(place).is_absolute()), key=len, reverse=True)
+
+
+def _placeless(value: Any, places: Sequence[str]) -> Any:
+    """The same without these folders in front of paths."""
+    if isinstance(value, Mapping):
+        return {key: _placeless(one, places) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_placeless(one, places) for one in value]
+    place = next((place for place in places if value == place or str(value).startswith(f"{place}/")), None)
+    return value if place is None else value.removeprefix(place).removeprefix("/")
 
 
 def _common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -116,18 +116,20 @@ def mcnemar_p(wins: int, losses: int, mid: bool = True) -> float:
     return float(min(1.0, 2 * at_most - stats.binom.pmf(fewer, changed, 0.5)))
 
 
-def between_seeds(method: np.ndarray, baseline: np.ndarray) -> float:
+def between_seeds(method: np.ndarray, baseline: np.ndarray, is_chance: bool = False) -> float:
     """Welch's test over seeds: would newly trained models differ as well? Not-a-number with fewer than two seeds.
 
     Args:
         method, baseline: means over windows, one per seed.
+        is_chance: whether the seed decides single windows, so that equal means of all seeds are a coincidence and tell
+            no spread: not-a-number then, where both have them.
     """
     if len(method) < 2 or len(baseline) < 2:
         return float("nan")
     spreads = [float(np.std(means, ddof=1)) for means in (method, baseline)]
     difference = float(np.mean(method) - np.mean(baseline))
     if max(spreads) < _ROUNDING:  # neither depends on the seed, so a new training gives the same again
-        return float(abs(difference) < _ROUNDING)
+        return float("nan") if is_chance else float(abs(difference) < _ROUNDING)
     return float(stats.ttest_ind_from_stats(difference, spreads[0], len(method), 0.0, spreads[1], len(baseline),
                                             equal_var=False).pvalue)
 

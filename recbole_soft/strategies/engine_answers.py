@@ -64,7 +64,7 @@ def ask(context: StageContext, folder: Path, sampling: Sampling, about: Mapping[
     """
     model, windows = context.model, context.windows
     prompts = {question_id(prompt): prompt for prompt in windows.prompts}
-    tokenizer, limit = model.backbone.tokenizer, model.beams.max_new_tokens
+    limit = model.beams.max_new_tokens
     base = Path(model.backbone.model.name_or_path)
     return write_export(
         folder, {
@@ -72,7 +72,7 @@ def ask(context: StageContext, folder: Path, sampling: Sampling, about: Mapping[
             "revision": context.config["llm_revision"], "tuning": context.config["tuning"],
             "lora_rank": context.config["lora_r"] if context.config["tuning"] == "lora" else None,
             "dtype": str(model.backbone.model.dtype).removeprefix("torch."),
-            "max_tokens": limit, "stop_token_ids": [tokenizer.eos_id],
+            "max_tokens": limit, "stop_token_ids": model.backbone.ends,
             "max_model_len": max(map(len, windows.prompts)) + limit, "windows": len(windows),
         },
         teacher_of(context), sampling,
@@ -88,7 +88,7 @@ def teacher_of(context: StageContext) -> dict[str, Any]:
         "weights": state_fingerprint(model.weights.state(WEIGHTS)),
         "scale": float(context.config["lora_alpha"]) if context.config["tuning"] == "lora" else None,
         "prompts": hashlib.sha256("".join(distinct).encode()).hexdigest()[:16],
-        "max_tokens": model.beams.max_new_tokens, "stop": [model.backbone.tokenizer.eos_id],
+        "max_tokens": model.beams.max_new_tokens, "stop": model.backbone.ends,
     }
 
 

@@ -29,7 +29,7 @@ from recbole_soft.errors import SettingError
 from recbole_soft.llm.score import ResponseScores
 from recbole_soft.losses import mean_token_nll, softmax_dpo_loss
 from recbole_soft.strategies.base import LossParts, Responses, Stage, StageContext, Strategy
-from recbole_soft.strategies.sft import SupervisedStage
+from recbole_soft.strategies.sft import SupervisedStage, labelled
 
 REFERENCE_FILE = "reference.safetensors"
 CHOSEN = "chosen"
@@ -108,6 +108,7 @@ class PreferenceStage(Stage):
     depends_on = ("sdpo_beta", "sdpo_negatives", "sdpo_learning_rate", "sdpo_epochs", "sdpo_nll_weight")
 
     def __init__(self, config) -> None:
+        self.label = labelled(self.label, config["lm_loss"])
         self.epochs, self.learning_rate = config["sdpo_epochs"], config["sdpo_learning_rate"]
         self.beta, self.negatives = config["sdpo_beta"], config["sdpo_negatives"]
         self.nll_weight = config["sdpo_nll_weight"]

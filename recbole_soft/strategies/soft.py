@@ -134,7 +134,7 @@ def obtain_distilled(context: StageContext) -> list[DistilledWindow]:
         scale=context.config["lora_alpha"], base=model.base_fingerprint,
         prompts=context.windows.prompts, targets=context.windows.target_titles, catalogue=model.catalog.fingerprint,
         beams=beams.num_beams, longest=beams.max_new_tokens, length_penalty=beams.length_penalty,
-        pooling=context.config["embed_pooling"],
+        pooling=context.config["embed_pooling"], ends=model.backbone.ends,
         search=[context.config[name] for name in SEARCH_SETTINGS], device=context.config["device"].type)
 
     def make(folder: Path) -> dict:

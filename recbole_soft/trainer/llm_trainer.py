@@ -106,8 +106,9 @@ class LLMTrainer(Trainer):
             self.curves += reused["curves"]
             self.best_valid_score, self.best_valid_result = reused["valid_score"], reused["valid_result"]
         self._use(stage.name)
-        if reused is not None and lacks_metrics(self.best_valid_result, self.config):
-            self.best_valid_result = super()._valid_epoch(valid_data)[1]
+        is_unknown = np.isnan(self.best_valid_score) and stage is self.stages[-1]  # given weights come without a score
+        if reused is not None and (is_unknown or lacks_metrics(self.best_valid_result, self.config)):
+            self.best_valid_score, self.best_valid_result = super()._valid_epoch(valid_data)
         # Without a folder the weights are the base model's.
         folder = self.run_folder / stage.name if stage.trains or stage.starts_from else None
         if folder is not None and is_first():

@@ -13,7 +13,7 @@ from recbole_soft.config.yaml_files import properties_root
 from recbole_soft.errors import SettingError
 
 read_shipped = cache(lambda name: read_recipe(find_recipe(name)))
-SHIPPED = ("quick", "table2", "figure2", "figure5", "figure6", "ml-100k", "game")
+SHIPPED = ("quick", "table2", "figure2", "figure5", "figure6", "ml-100k", "game", "why")
 TABLE2_ROWS = {"SASRec", "DROS", "LLMCF", "DLLM2Rec", *(
     f"{model}_{strategy}" for model in ("BIGRec", "LLaRA") for strategy in ("SFT", "SDPO", "SOFT_woSA", "SOFT"))}
 GOOD = {"datasets": ["ml-100k"], "seeds": [1, 2], "models": ["Pop", {"model": "BIGRec_SFT", "settings": {"epochs": 1}}]}
@@ -59,6 +59,14 @@ def test_the_rows_that_are_asked_for_are_there():
     ({"models": [{"model": "BIGRec_SOFT", "choose": "validation"}]}, "needs a grid"),
     ({"models": [{"model": "BIGRec_SOFT", "grid": {"alpha": [1]}, "choose": "test"}]}, "the only choice"),
     ({"models": ["Pop", "Pop"]}, "two entries are called Pop"),
+    ({"models": [{"model": "BIGRec_SOFT", "grid": {"alpha": [1, 10, 1.0]}}]}, "alpha has 1.0 twice"),
+    ({"models": [{"model": "Pop", "settings": {"run_name": "mine"}}]}, "run_name is no setting of a recipe"),
+    ({"settings": {"config_files": "mine.yaml"}}, "config_files is no setting of a recipe"),
+    ({"settings": {"seed": 3}}, "write seeds"),
+    ({"models": ["Pop", {"model": "BIGRec_SOFT", "grid": {"alpha": [1, 10]}}], "baseline": "BIGRec_SOFT"},
+     "baseline = BIGRec_SOFT: several rows"),
+    ({"models": [{"model": "Pop", "label": "A"}, {"model": "Pop", "label": "B"}], "baseline": "Pop"},
+     "baseline = Pop: several rows"),
     ({"models": []}, "needs `models`"),
     ({"models": [3]}, "3 is no entry"),
     ({"models": [{"model": "DLLM2Rec", "needs": {"teacher": "BIGRec_SFT"}}]}, "no model of this recipe"),
@@ -120,3 +128,12 @@ def test_cells_come_seed_by_seed_needed_runs_first_and_sft_after_those_that_hold
     assert [cell.name.replace(" on ml-100k, seed", "") for cell in make_cells(recipe)] == [
         "BIGRec_SOFT alpha=1 1", "BIGRec_SOFT alpha=10 1", "Pop 1", "BIGRec_SFT 1", "DLLM2Rec 1",
         "BIGRec_SOFT alpha=1 2", "BIGRec_SOFT alpha=10 2", "BIGRec_SFT 2", "DLLM2Rec 2"]
+
+
+def test_data_sets_without_a_cell_are_left_out_and_nothing_to_run_is_said(tmp_path):
+    models = [{"model": "Pop", "datasets": ["ml-100k"]}, "BIGRec_SFT"]
+    both = {"datasets": ["ml-100k", "game"], "models": models, "seeds": [1]}
+    assert list(read(tmp_path, only=["Pop"])(both).datasets) == ["ml-100k"]
+    assert list(read(tmp_path)(both).datasets) == ["ml-100k", "game"]
+    with pytest.raises(SettingError, match="nothing to run"):
+        read(tmp_path, only=["Pop"], datasets=["game"])(both)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,13 +14,14 @@ import pytest
 import yaml
 
 from recbole_soft import cli, plugin
-from recbole_soft.benchmark import process, runner
+from recbole_soft.benchmark import process, runner, validity
 from recbole_soft.benchmark.cells import Cell, make_cells
 from recbole_soft.benchmark.progress import duration, expected_seconds
 from recbole_soft.benchmark.recipe import read_recipe
 from recbole_soft.benchmark.runner import Benchmark
 from recbole_soft.benchmark.validity import Validity
 from recbole_soft.data.sources import data_files
+from recbole_soft.reporting.records import read_run
 from recbole_soft.resuming.locks import only_process_in
 from tests.reporting.runs import some_ranks, write_run
 
@@ -33,11 +35,13 @@ class StandIn:
     Attributes:
         ran: (model, seed) or `export-teacher` of every process.
         broken: models that fail.
+        goes_on: whether the processes of runs were told to go on where an earlier one ended.
         valid_scores: best validation score by alpha.
     """
 
     def __init__(self):
         self.ran: list[tuple[str, str]] = []
+        self.goes_on: list[bool] = []
         self.broken: set[str] = set()
         self.valid_scores: dict[str, float] = {}
 
@@ -55,6 +59,7 @@ class StandIn:
         options = dict(word.removeprefix("--").split("=", 1) for word in words)
         model, dataset = options.pop("model"), options.pop("dataset")
         self.ran.append((model, options["seed"]))
+        self.goes_on.append("resume" in options)
         if model in self.broken:
             return "it broke\n  remedy: mend it"
         config = SoftConfig(model, dataset, command_line=options)
@@ -165,8 +170,24 @@ def test_a_teacher_that_is_older_than_its_run_is_exported_again(benchmark, stand
     models = ["BIGRec_SFT", {"model": "DLLM2Rec", "needs": {"teacher": "BIGRec_SFT"}}]
     assert benchmark(models=models, seeds=[1])[0] == 0
     (next((tmp_path / "saved").glob("BIGRec_SFT-*")) / "run.json").write_text("{")
+    stand_in.goes_on.clear()
     assert benchmark(models=models, seeds=[1])[0] == 0
-    assert [model for model, _ in stand_in.ran][:2] == ["BIGRec_SFT", "export-teacher"]
+    assert [model for model, _ in stand_in.ran] == ["BIGRec_SFT", "export-teacher", "DLLM2Rec"]
+    assert stand_in.goes_on == [False, False], "neither a broken record nor another teacher's student is gone on with"
+
+
+def test_a_row_that_a_run_lends_is_judged_by_its_own_stage(stand_in, tmp_path):
+    folder = write_run(tmp_path / "soft", "BIGRec_SOFT", {"sft": some_ranks(1), "soft": some_ranks(2)})
+    record = json.loads((folder / "run.json").read_text())
+    record["stages"]["sft"]["valid_score"] = 0.25
+    record["results"][1]["injection"] = {"gamma": 2.0, "valid_score": 0.75}
+    (folder / "run.json").write_text(json.dumps(record))
+    run = read_run(folder)
+    assert run.raw["best_valid_score"] == 0.5
+    assert run.result("sft").valid_score == 0.25 and run.result("soft").valid_score == 0.75
+    del record["stages"]["sft"]["valid_score"], record["results"][1]["injection"]
+    (folder / "run.json").write_text(json.dumps(record))
+    assert (read_run(folder).result("sft").valid_score, read_run(folder).result("soft").valid_score) == (None, 0.5)
 
 
 def test_a_baseline_that_failed_is_replaced_by_none(benchmark, stand_in):
@@ -243,12 +264,21 @@ def test_other_settings_are_another_run(benchmark, stand_in, tmp_path):
     assert stand_in.ran == [("Pop", "1")] and len(folders(tmp_path, "Pop")) == 2
 
 
-def test_another_version_of_the_code_runs_again_only_when_asked(benchmark, stand_in):
+def test_another_version_of_the_code_runs_again_only_when_asked(benchmark, stand_in, monkeypatch):
+    monkeypatch.setattr(validity, "commit", lambda: "def")
     benchmark(models=["Pop"], seeds=[1])
     assert benchmark(models=["Pop"], seeds=[1])[0] == 0 and stand_in.ran == []
     benchmark.words = ["--same_code=True"]
     _, _, err = benchmark(models=["Pop"], seeds=[1])
     assert stand_in.ran == [("Pop", "1")] and "another version of the code: abc" in err
+
+
+@pytest.mark.parametrize("found", ["def+", None])
+def test_the_same_code_cannot_be_asked_for_where_it_has_no_commit(benchmark, stand_in, monkeypatch, found):
+    monkeypatch.setattr(validity, "commit", lambda: found)
+    benchmark.words = ["--same_code=True"]
+    code, _, err = benchmark(models=["Pop"], seeds=[1])
+    assert code == 2 and "no commit of its own" in err and stand_in.ran == []
 
 
 def test_a_local_language_model_that_changed_makes_a_run_invalid(tmp_path):

@@ -12,6 +12,7 @@ from recbole_soft.config.layers import (
     property_files,
 )
 from recbole_soft.config.schema import SETTINGS
+from recbole_soft.config.yaml_files import load_yaml, properties_root
 from recbole_soft.errors import SettingError
 
 pytestmark = pytest.mark.usefixtures("stub_components")
@@ -121,3 +122,15 @@ def test_values_of_property_files_are_typed(properties):
     assert (values["lora_alpha"], values["train_sample"], values["run_name"]) == (32.0, "full", "2024")
     assert isinstance(values["lora_alpha"], float) and values["my_own"] == 1e-3
     assert stems("Classic", {}) == ["properties/overall"]
+
+
+def test_presets_of_checkpoints_leave_alone_what_models_and_strategies_set():
+    """They lie above them, and would undo LLaRA's longer answers; the embedded model may, it is an instrument."""
+    def keys(pattern: str) -> dict[str, set[str]]:
+        return {path.stem: set(load_yaml(path).values) for path in properties_root().glob(pattern)}
+
+    methods = keys("strategy/*.yaml") | keys("model/LLaRA*.yaml") | keys("model/Rerank*.yaml")
+    presets = {name: of for name, of in keys("llm/*.yaml").items() if name != "tiny"}
+    assert "LLaRA" in methods and "llama3.2-3b" in presets
+    assert [(preset, name, both) for preset, ours in presets.items() for name, theirs in methods.items()
+            if (both := ours & theirs)] == []

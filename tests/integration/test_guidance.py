@@ -192,6 +192,11 @@ def test_what_decides_a_trained_reranker_is_in_its_key(world):
     assert model.deciding() == {"retriever": "0", "rerank_candidates": 3, "rerank_score": "sum"}
 
 
+def test_a_loss_over_titles_alone_is_refused(world):
+    with pytest.raises(SettingError, match="compares likelihoods over all tokens"):
+        world(lm_loss="msl", decoding="constrained")
+
+
 @pytest.mark.parametrize("setting", [{"injection": "popularity"}, {"ranking": "beams"}])
 def test_settings_without_effect_are_refused(world, setting):
     with pytest.raises(SettingError, match="has no effect on Rerank"):
@@ -232,6 +237,7 @@ def test_a_trained_adapter_reranks(toy_settings):
     adapter = sft["record"]["stages"]["sft"]["folder"]
     result = run("Rerank_SFT", toy_settings(tuning="lora", retriever="Pop", sft_adapter=adapter))
     assert result["record"]["stages"]["sft"]["reused"] and "Rerank SFT" in result["table"]
+    assert result["best_valid_score"] == result["best_valid_result"]["hit@10"], "given weights are validated"
 
 
 def test_a_retriever_of_other_windows_is_refused(toy_settings, tmp_path):

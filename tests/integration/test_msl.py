@@ -40,6 +40,13 @@ def test_it_learns_and_the_record_names_it(soft):
         assert temperatures[0] == 1.5 and all(1.5 <= value <= 5 for value in temperatures)
 
 
+def test_a_preference_stage_on_such_weights_says_so():
+    from recbole_soft.strategies.sdpo import PreferenceStage
+
+    settings = dict.fromkeys(("sdpo_epochs", "sdpo_learning_rate", "sdpo_beta", "sdpo_negatives", "sdpo_nll_weight"), 1)
+    assert [PreferenceStage({**settings, "lm_loss": loss}).label for loss in ("full", "msl")] == ["SDPO", "SDPO (MSL)"]
+
+
 def test_self_distilled_answers_of_constrained_decoding_are_all_titles(soft):
     """`max_new_tokens` may cut a title; whatever is no title is counted."""
     noted = soft["record"]["notes"]["msl"]

@@ -128,3 +128,4 @@ def test_a_checkpoints_own_stops_are_kept_apart_from_its_sampling(tmp_path):
     model.generation_config.eos_token_id, model.generation_config.do_sample = [1, 2], True
     backbone = load_backbone(saved(tmp_path, model))
     assert backbone.stop_ids == (1, 2) and not backbone.model.generation_config.do_sample
+    assert backbone.ends == sorted({1, 2, backbone.tokenizer.eos_id}), "any of them ends an answer"

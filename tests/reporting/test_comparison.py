@@ -129,7 +129,7 @@ PUBLISHED = {  # SOFT paper, Table 2: HR@5, HR@20, NDCG@5, NDCG@20 in units of 0
 
 class _Published:
     def __init__(self, model, strategy):
-        self.model, self.strategy, self.label = (model,), strategy, strategy
+        self.model, self.training, self.strategy, self.label = model, "as published", strategy, strategy
 
 
 def test_gains_average_to_the_number_in_the_papers_abstract():
@@ -144,6 +144,43 @@ def test_gains_average_to_the_number_in_the_papers_abstract():
         assert rows[-1].gain is None
         gains.append(rows[3].gain)
     assert np.mean(gains) == pytest.approx(0.3759, abs=0.001)
+
+
+def test_gains_are_over_rows_of_the_same_language_model_and_training(tmp_path):
+    """Two sizes of pretraining in one table: each SOFT stands against the SFT beside it."""
+    goods = {(1200, "SFT"): 0.1, (1200, "SOFT"): 0.2, (3600, "SFT"): 0.6, (3600, "SOFT"): 0.5}
+    for (steps, strategy), good in goods.items():
+        write_run(tmp_path / f"{strategy}{steps}", f"BIGRec_{strategy}", {strategy.lower(): some_ranks(3, good=good)},
+                  settings={"tiny_steps": steps})
+    rows = {row.method.label: row for row in compare(read_records([tmp_path])).blocks[0].rows}
+    for steps in (1200, 3600):
+        assert rows[f"BIGRec SOFT tiny_steps={steps}"].gain_over["HR@5"] == f"BIGRec SFT tiny_steps={steps}"
+
+
+def test_gains_of_one_language_model_are_over_the_best_where_no_training_is_equal(tmp_path):
+    for rate, good in ((0.1, 0.2), (0.2, 0.6)):
+        write_run(tmp_path / f"sft{rate}", "BIGRec_SFT", {"sft": some_ranks(3, good=good)},
+                  settings={"learning_rate": rate})
+    write_run(tmp_path / "soft", "BIGRec_SOFT", {"soft": some_ranks(3, good=0.5)}, settings={"learning_rate": 0.3})
+    row = compare(read_records([tmp_path])).blocks[0].rows[-1]
+    assert row.gain_over["HR@5"] == "BIGRec SFT learning_rate=0.2" and row.cells["HR@5"].gain < 0
+
+
+def test_a_recbole_model_has_settings_that_are_called_like_a_strategy_s(tmp_path):
+    for alpha in (0.2, 0.6):
+        write_run(tmp_path / str(alpha), "FOSSIL", {"test": some_ranks(int(alpha * 10))}, settings={"alpha": alpha})
+    assert labels(compare(read_records([tmp_path]))) == ["FOSSIL alpha=0.2", "FOSSIL alpha=0.6"]
+
+
+def test_equal_hits_of_two_seeds_are_a_coincidence_unless_their_ranks_are_equal(tmp_path):
+    hits = {"SASRec": 30, "Pop": 10}
+    for model, count in hits.items():
+        for seed in (1, 2):
+            ranks = np.full(200, 50)
+            ranks[np.random.default_rng(seed if model == "SASRec" else 0).permutation(200)[:count]] = 1
+            write_run(tmp_path / f"{model}{seed}", model, {"test": ranks.tolist()}, seed)
+    row = compare(read_records([tmp_path]), baseline="Pop").blocks[0].rows[1]
+    assert row.cells["HR@5"].spread == 0 and np.isnan(row.cells["HR@5"].p_seeds)
 
 
 def test_gain_is_undefined_where_the_others_hit_nothing():

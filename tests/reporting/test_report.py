@@ -35,6 +35,9 @@ def page(*folders: Path) -> str:
     return report_page(compare(read_records(folders)), now=datetime(2026, 1, 2, tzinfo=UTC))
 
 
+SFT_RANKS = [1, 50, 60, 70, 80, 90, 99, 100]
+
+
 def soft_run(folder: Path, seed: int = 42, alpha_value: float = 1.0, hits: int = 4, **changes) -> Path:
     """A SOFT run whose second stage hits `hits` of 8 windows."""
     run_curves = [
@@ -47,7 +50,7 @@ def soft_run(folder: Path, seed: int = 42, alpha_value: float = 1.0, hits: int =
     notes = {"self_distillation": {"windows": 9, "hr_at_1": 0.01, "category_accuracy": 0.4, "valid_titles": 0.9,
                                    "distinct_answers": 3, "mean_distance": 2.0}}
     config = {"alpha": alpha_value, "schedule": "exponential", "start_from": "base", **changes.pop("config", {})}
-    return write_run(folder, "BIGRec_SOFT", {"sft": [1, 50, 60, 70, 80, 90, 99, 100],
+    return write_run(folder, "BIGRec_SOFT", {"sft": SFT_RANKS,
                                              "soft": [1] * hits + [100] * (8 - hits)},
                      seed, config=config, **{"curves": run_curves, "notes": notes, **changes})
 
@@ -164,6 +167,17 @@ def test_self_distilled_answers_are_the_supervised_model_s_and_told_once(tmp_pat
     found = answers.answers_of(group)
     assert [(one.method.name, one.windows) for one in found] == [("BIGRec SFT", "training")]
     assert found[0].mean("category_accuracy") == 0.4
+
+
+def test_self_distilled_answers_stand_with_the_supervised_model_of_the_same_settings(tmp_path):
+    folders = []
+    for steps in (1200, 3600):
+        config = {"tiny_steps": steps}
+        folders += [write_run(tmp_path / f"sft{steps}", "BIGRec_SFT", {"sft": SFT_RANKS}, config=config),
+                    soft_run(tmp_path / f"soft{steps}", config=config)]
+    found = answers.answers_of(groups(*folders)[0])
+    assert [one.method.name for one in found if one.windows == "training"] == [
+        "BIGRec SFT tiny_steps=1200", "BIGRec SFT tiny_steps=3600"]
 
 
 @settings(max_examples=100, deadline=None)

@@ -12,11 +12,11 @@ from recbole_soft.reporting.html.markup import Html, tag
 from recbole_soft.reporting.html.scales import Axis, number
 from recbole_soft.reporting.html.tables import Column, figure, figures, number_cell, table
 from recbole_soft.reporting.html.view import DataGroup, Method, Section, mean_of, spread_of
-from recbole_soft.reporting.methods import NOT_DECIDING
+from recbole_soft.reporting.methods import telling_settings
 from recbole_soft.reporting.records import RunResult
 
-# Where a run wrote, and what differs between machines, decides no result.
-BESIDE_THE_POINT = NOT_DECIDING | {"alpha", "device", "worker"}
+# What is swept, and what differs between machines.
+BESIDE_THE_POINT = ("alpha", "device", "worker")
 SWEPT_SCHEDULE = "exponential"
 MOST_TICKS = 7
 
@@ -38,7 +38,7 @@ def _sweeps(group: DataGroup) -> list[Html]:
             config = result.run.config
             is_last = result is result.run.results[-1]
             if is_last and config.get("alpha") is not None and config.get("schedule") == SWEPT_SCHEDULE:
-                same = {key: value for key, value in config.items() if key not in BESIDE_THE_POINT}
+                same = {key: value for key, value in telling_settings(result).items() if key not in BESIDE_THE_POINT}
                 families.setdefault(content_key(label=result.label, **_json_keys(same)), []).append(result)
     return [_sweep(group, found) for found in families.values()
             if len({result.run.config["alpha"] for result in found}) > 1]
@@ -59,7 +59,8 @@ def _sweep(group: DataGroup, results: Sequence[RunResult]) -> Html:
     for alpha in alphas:
         of_alpha = [result for result in results if result.run.config["alpha"] == alpha]
         means = [mean_of(result.metrics[name]["value"] for result in of_alpha) for name in metrics]
-        rows.append([alpha, len(of_alpha), number_cell(mean_of(map(_valid_score, of_alpha))), *map(number_cell, means)])
+        valid = mean_of(result.valid_score for result in of_alpha)
+        rows.append([alpha, len(of_alpha), number_cell(valid), *map(number_cell, means)])
     columns = [Column("alpha", True), Column("seeds", True), Column("validation", True),
                *(Column(name, True) for name in metrics)]
     return tag("div", tag("h3", f"{label} on {group.name}"), figures(*drawings),
@@ -84,17 +85,13 @@ def _point(alpha: float, metrics: Sequence[Mapping[str, float]]) -> Point:
 def _validation(results: Sequence[RunResult], alphas: Sequence[float]) -> Html:
     points = []
     for alpha in alphas:
-        values = [_valid_score(one) for one in results if one.run.config["alpha"] == alpha]
+        values = [one.valid_score for one in results if one.run.config["alpha"] == alpha]
         mean, spread = mean_of(values), spread_of([value for value in values if value is not None])
         if mean is not None:
             ends = (None, None) if spread is None else (max(0.0, mean - spread), mean + spread)
             points.append(Point(alpha, mean, f"{mean:.4f}", *ends))
     name = metric_name(str(results[0].run.config.get("valid_metric", "metric")))
     return _drawn(f"{name} on validation", name, points, alphas, "Best epoch of the last stage.", [])
-
-
-def _valid_score(result: RunResult) -> float | None:
-    return result.run.raw["stages"].get(result.stage, {}).get("valid_score")
 
 
 def _reference_levels(group: DataGroup, results: Sequence[RunResult], name: str) -> list[tuple[float, str]]:

@@ -11,6 +11,7 @@ from recbole_soft.reporting.html.markup import Html, tag
 from recbole_soft.reporting.html.scales import Axis, Scale, percent
 from recbole_soft.reporting.html.tables import Column, Valued, figure, number_cell, percent_cell, table
 from recbole_soft.reporting.html.view import DataGroup, Method, Section, left_for_room, mean_of
+from recbole_soft.reporting.methods import telling_settings
 from recbole_soft.reporting.records import RunRecord, RunResult
 
 Figures = Mapping[str, Any]
@@ -62,8 +63,12 @@ def answers_of(group: DataGroup) -> list[Answers]:
 def _teacher(group: DataGroup, run: RunRecord) -> Method | None:
     """The method that gave a run's self-distilled answers: its first stage, whatever run's row stands for it."""
     first = run.results[0]
-    same = [method for method in group.methods if any(result.label == first.label for result in method.results)]
-    return next((method for method in same if first in method.results), same[0] if same else None)
+    return next((method for method in group.methods if any(_is_same(result, first) for result in method.results)), None)
+
+
+def _is_same(one: RunResult, other: RunResult) -> bool:
+    """Whether two rows are of one method."""
+    return one is other or (one.label == other.label and telling_settings(one) == telling_settings(other))
 
 
 def _of_group(group: DataGroup) -> Html | None:
