@@ -149,8 +149,8 @@ class SoftDataset(QuickLoading, SequentialDataset):
         return DataError(
             f"no interaction is left of {self.counts['rows']} after filtering by {' and '.join(intervals)} "
             f"({self.counts.get('without_title', 0)} had an item without a title)", where=self.dataset_path,
-            remedy="use more data or loosen the filter, for instance --user_inter_num_interval=[2,inf) "
-                   "--item_inter_num_interval=[2,inf)")
+            remedy="use more data or loosen the filter, for instance '--user_inter_num_interval=[2,inf)' "
+                   "'--item_inter_num_interval=[2,inf)'")
 
     def _remap_ID_all(self) -> None:
         super()._remap_ID_all()
