@@ -9,11 +9,12 @@ import zipfile
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from recbole_soft.data import sources
-from recbole_soft.data.sources import download_links, find_dataset, known_datasets
+from recbole_soft.data.sources import data_root, download_links, find_dataset, known_datasets, local_dataset
 from recbole_soft.errors import DataError
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\n1\t2\t3\n"
@@ -245,3 +246,20 @@ def test_looking_for_data_imports_neither_torch_nor_recbole():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_default_that_nobody_chose_gives_way_to_the_variable(tmp_path, monkeypatch):
+    """RecBole's `data_path: dataset` is no word of the user's; the benchmark and its runs must find the same files."""
+    for root in ("variable", "dataset"):
+        (tmp_path / root / "mine").mkdir(parents=True)
+        (tmp_path / root / "mine" / "mine.inter").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECBOLE_SOFT_DATA", str(tmp_path / "variable"))
+
+    class Settings(dict):
+        external_config_dict: ClassVar[dict] = {}
+
+    default, chosen = Settings(data_path="dataset/mine"), Settings(data_path="dataset/mine")
+    chosen.external_config_dict = {"data_path": "dataset"}
+    assert find_dataset("mine", data_root(default)) == local_dataset("mine") == tmp_path / "variable" / "mine"
+    assert find_dataset("mine", data_root(chosen)) == Path("dataset/mine")
