@@ -107,7 +107,7 @@ def plan_text(recipe: Recipe, benchmark: Benchmark) -> str:
 
 
 def _state(benchmark: Benchmark, cell: Cell) -> tuple[str, str]:
-    """What would happen to a cell: done, shared (its row is or will be in another run), run, maybe or out (of a grid)."""
+    """What would happen to a cell: done, shared (its row is or will be in another run), run, maybe, out of a grid."""
     if not cell.is_search and benchmark.is_left_out(cell):
         return "out", ": validation chose another variant"
     if benchmark.awaits_choice(cell):
