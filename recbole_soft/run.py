@@ -102,7 +102,7 @@ def _run(config, folder: Path, saved: bool, validation_only: ValidationOnly | No
     logger.info("%s: %s", config["dataset"], ", ".join(f"{name.replace('_', ' ')} {count:,}"
                                                        for name, count in data.counts.items()))
     if config["resume"] and is_new and validation_only is None and (finished := finished_record(
-            folder, config["settings_key"], plain(about_data(config, data, splits)))):
+            folder, config, plain(about_data(config, data, splits)))):
         return _returned(finished, folder / RECORD_FILE)
     runner = _run_llm if is_llm_name(config["model"]) else _run_traditional
     outcome = runner(config, splits, folder, saved, clock, validation_only)

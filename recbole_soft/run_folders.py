@@ -22,11 +22,14 @@ from recbole_soft.artifacts import UNFINISHED, content_key, read_json, write_jso
 from recbole_soft.config.schema import NOT_RESULTS
 from recbole_soft.errors import SettingError
 from recbole_soft.parallel.group import by_first, from_first, gather
+from recbole_soft.reporting.methods import COMPANION_PATHS
 from recbole_soft.reporting.record import RECORD_FILE
 from recbole_soft.resuming.locks import only_process_in
 
 logger = logging.getLogger("recbole_soft")
 BEGUN_FILE = "begun.json"
+# Settings that name what a run reads beside its data.
+_READ_FROM = (*COMPANION_PATHS, "llm_path", "self_distilled", "cot_path")
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{12}\Z")
 
 
@@ -119,17 +122,35 @@ def _kept(config, folder: Path) -> Iterator[bool]:
     shutil.rmtree(away, ignore_errors=True)
 
 
-def finished_record(folder: Path, settings_key: str, about_data: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished_record(folder: Path, config, about_data: Mapping[str, Any]) -> dict[str, Any] | None:
     """The record of a run of the same settings and data that ended well in this folder; None if there is none."""
     try:
         record = from_first(lambda: read_json(folder / RECORD_FILE) if (folder / RECORD_FILE).is_file() else None)
-        is_same = (record["config"]["settings_key"], record["data"]) == (settings_key, about_data)
+        is_same = (record["config"]["settings_key"], record["data"]) == (config["settings_key"], about_data)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not (is_same and record.get("tested")):
         return None
+    if changed := from_first(lambda: _changed_since(config, (folder / RECORD_FILE).stat().st_mtime)):
+        logger.info("this run is finished, but %s has changed since: it starts anew", changed)
+        return None
     logger.info("this run is finished already; its record is shown. Without --resume it would start anew")
     return record
+
+
+def _changed_since(config, moment: float) -> str | None:
+    """A file that the run reads beside its data, and that is newer than `moment`."""
+    for setting in _READ_FROM:
+        if config[setting] and (changed := newer_file(Path(config[setting]), moment)):
+            return f"{setting} ({changed})"
+    return None
+
+
+def newer_file(path: Path, moment: float) -> str | None:
+    """A file of a folder (or the file itself) that is newer than `moment` in seconds since 1970; None if there is none,
+    as for names on the model hub."""
+    files = sorted(path.glob("*")) if path.is_dir() else [path]
+    return next((str(file) for file in files if file.is_file() and file.stat().st_mtime > moment), None)
 
 
 def _begun(unfinished: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from recbole_soft.data.sources import data_files
 from recbole_soft.errors import SettingError
 from recbole_soft.reporting.record import commit
 from recbole_soft.reporting.records import RecordError, RunRecord, read_run
+from recbole_soft.run_folders import newer_file
 
 
 class Validity:
@@ -58,7 +59,7 @@ class Validity:
         if data_folder is not None and run.data.get("files") != self._hashes(data_folder, run.dataset):
             return "the files of the data set have changed since"
         llm = run.config.get("llm_path")
-        if llm and (changed := _changed_since(Path(llm), _written(run))):
+        if llm and (changed := newer_file(Path(llm), _written(run))):
             return f"the language model has changed since: {changed}"
         for source in made_from:
             if _written(source) > _written(run):
@@ -76,9 +77,3 @@ class Validity:
 def _written(run: RunRecord) -> float:
     """When the record was written, in seconds since 1970."""
     return datetime.fromisoformat(run.raw["written"]).timestamp()
-
-
-def _changed_since(folder: Path, moment: float) -> str | None:
-    """A file of a local language model that is newer than `moment`; None for none, and for names on the model hub."""
-    files = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
-    return next((str(path) for path in files if path.stat().st_mtime > moment), None)

@@ -5,13 +5,8 @@ Knows how to load and identify a model; nothing of adapters, prompts or recommen
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import ssl
-import threading
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +18,7 @@ from torch import nn
 
 from recbole_soft.errors import ModelError
 from recbole_soft.llm.fingerprint import weights_fingerprint
+from recbole_soft.llm.hub import hub_answers
 from recbole_soft.llm.quantization import (
     NONE,
     about_quantization,
@@ -39,8 +35,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The hub gets the name of the model that was asked for and nothing else: no telemetry, no orders to convert weights.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-HUB_PATIENCE_SECONDS = 10.0
-FIRST_SERVER_ERROR = 500
 
 _REMEDY_PICKLE = ("take a revision or another model with *.safetensors; or, if you trust this one, convert it once: "
                   "AutoModelForCausalLM.from_pretrained(ID).save_pretrained(FOLDER), and its tokenizer likewise")
@@ -134,7 +128,7 @@ def load_backbone(settings: LoadSettings) -> Backbone:
     hf_logging.disable_progress_bar()
     _check_folder(settings.llm_path)
     common = {"trust_remote_code": settings.trust_remote_code, "revision": settings.llm_revision,
-              "local_files_only": not Path(settings.llm_path).is_dir() and not _hub_answers()}
+              "local_files_only": not Path(settings.llm_path).is_dir() and not hub_answers()}
     try:
         hf_tokenizer = AutoTokenizer.from_pretrained(settings.llm_path, **common)
         if settings.quantization != NONE:
@@ -261,36 +255,6 @@ def _fill_new_rows(model: nn.Module, known: int) -> None:
     tables = [table for layer in layers for table in (layer.weight, getattr(layer, "bias", None)) if table is not None]
     for table in {id(table): table for table in tables}.values():  # tied ones are one
         table[known:] = table[:known].float().mean(0).to(table)
-
-
-def _hub_answers() -> bool:
-    """Whether the model hub can be reached at all. Its client would try for minutes; cached models need no hub."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    answers: list[bool] = []
-
-    def ask() -> None:
-        # The address is the hub client's own (HF_ENDPOINT), and nothing of the answer is used.
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310
-        try:
-            urllib.request.urlopen(request, timeout=HUB_PATIENCE_SECONDS).close()  # noqa: S310
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code >= FIRST_SERVER_ERROR:  # the hub's client would try again for a minute
-                return
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            # A certificate that Python does not know is an answer, too: the hub's client brings its own list.
-            if not isinstance(getattr(error, "reason", None), ssl.SSLError):
-                return
-        answers.append(True)
-
-    # The timeout above holds for each address of the hub and not for the look-up of its name.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(HUB_PATIENCE_SECONDS)
-    return bool(answers)
 
 
 def _explained(llm_path: str, error: Exception) -> ModelError:

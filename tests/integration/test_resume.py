@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +15,12 @@ import pytest
 import torch
 
 from recbole_soft import cli
-from recbole_soft.artifacts import UNFINISHED
+from recbole_soft.artifacts import UNFINISHED, write_json
 from recbole_soft.models import base as model_base
 from recbole_soft.models.recbole_training import ResumableTraining
 from recbole_soft.resuming.checkpoints import Checkpoints
 from recbole_soft.run import run_recbole_soft
+from recbole_soft.run_folders import finished_record
 from recbole_soft.trainer.llm_trainer import LLMTrainer
 from tests.integration.conftest import words_of
 from tests.resume_jobs import TIMES
@@ -261,3 +264,17 @@ def test_two_runs_in_one_folder(toy_settings, monkeypatch, capsys):
     assert "another process is at work in this folder: process" in message and "--run_name=NAME" in message
     record = json.loads((Path(settings["checkpoint_dir"]) / "mine" / "run.json").read_text())
     assert record["results"]
+
+
+def test_a_finished_run_is_not_shown_once_what_it_read_has_changed(tmp_path):
+    adapter, run = tmp_path / "adapter", tmp_path / "run"
+    for folder in (adapter, run):
+        folder.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    write_json(run / "run.json", {"config": {"settings_key": "k"}, "data": {"test": "w"}, "tested": True})
+    config = defaultdict(lambda: None, settings_key="k", sft_adapter=str(adapter), llm_path="some-org/some-model")
+    assert finished_record(run, config, {"test": "w"})["tested"]
+    assert finished_record(run, config, {"test": "other"}) is None
+    later = (run / "run.json").stat().st_mtime + 1
+    os.utime(adapter / "adapter_model.safetensors", (later, later))
+    assert finished_record(run, config, {"test": "w"}) is None
