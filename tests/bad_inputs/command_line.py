@@ -32,7 +32,7 @@ WORDS = (
          cause="the run has no stage 'soft'", place="--stage=soft", remedy="sft"),
     Case("export-teacher with a length that is no number",
          argv=["export-teacher", "--run=saved/sft", "--out=teacher", "--topk=many"],
-         cause="topk = many: must be an integer", place=COMMAND_LINE, remedy="--topk=100"),
+         cause="topk = many: must be an integer", place="--topk", remedy="--topk=20"),
 )
 
 NAMES = (

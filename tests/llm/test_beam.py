@@ -241,8 +241,9 @@ def test_reasons_to_decline():
 
 
 def test_the_probe_catches_what_the_configuration_does_not_tell(monkeypatch):
+    # GPT-Neo cuts its mask to a local window; what is known of it beforehand is put out of sight.
     monkeypatch.setattr("recbole_soft.llm.tree_support.COLUMN_MASKED", ())
-    # GPT-Neo keeps a local window in a setting of its own, and cuts the mask to it.
+    monkeypatch.setattr("recbole_soft.llm.tree_support.shortest_window", lambda _: None)
     config = transformers.GPTNeoConfig(
         vocab_size=VOCABULARY, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
         window_size=4, max_position_embeddings=128, initializer_range=0.3,
