@@ -226,7 +226,8 @@ def _add_gains(rows: Sequence[MethodRow], metrics: Sequence[str]) -> None:
         strategy = row.method.strategy
         others = [other for other in rows if strategy and other.method.strategy
                   and other.method.model == row.method.model and _family(other.method.strategy) != _family(strategy)]
-        others = [other for other in others if other.method.training == row.method.training] or others
+        training = row.method.training if others else None
+        others = [other for other in others if other.method.training == training] or others
         for name in metrics if others else ():
             best = max(others, key=lambda other, name=name: other.cells[name].mean)
             row.gain_over[name] = best.method.label

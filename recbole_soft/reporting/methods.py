@@ -72,9 +72,8 @@ class Method:
     @property
     def training(self) -> str:
         """All settings that the strategies of a model have in common, as text."""
-        config = _unusual(self.results[0].run.config)
-        return _text({key: value for key, value in config.items()
-                      if key not in NOT_DECIDING and key not in COMPANION_PATHS and key not in _of_strategies()})
+        own = {*NOT_DECIDING, *COMPANION_PATHS, *_of_strategies()}
+        return _text({key: value for key, value in _unusual(self.results[0].run.config).items() if key not in own})
 
 
 def strategy_of(result: RunResult) -> str | None:
